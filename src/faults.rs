@@ -230,6 +230,15 @@ impl Reader {
             .filter(|value| !value.is_null())
     }
 
+    /// Takes all fields whose names start so; null is absent.
+    pub fn prefixed(&mut self, prefix: &str) -> Vec<(String, Value)> {
+        let fields = std::mem::take(&mut self.fields).into_iter();
+        let (found, rest) = fields.partition::<Map<_, _>, _>(|(name, _)| name.starts_with(prefix));
+        self.fields = rest;
+        let found = found.into_iter().filter(|(_, value)| !value.is_null());
+        found.collect()
+    }
+
     /// The field, when it is there and right: of type `T`, and accepted.
     pub fn take<T: DeserializeOwned>(
         &mut self,

@@ -117,9 +117,29 @@ pub enum Holds {
     Bools,
 }
 
+/// The values of an array, row-major; integers are not rounded.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Numbers {
+    Floats(Vec<f64>),
+    Integers(Vec<i64>),
+}
+
+impl Numbers {
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Floats(values) => values.len(),
+            Self::Integers(values) => values.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 #[derive(Clone, Copy)]
 enum ReadElement {
-    Float(fn(&[u8]) -> f32),
+    Float(fn(&[u8]) -> f64),
     Integer(fn(&[u8]) -> i64),
 }
 
@@ -149,17 +169,9 @@ macro_rules! element_types {
 }
 
 static ELEMENT_TYPES: &[ElementType] = element_types![
-    ("<f2", ">f2", "float16", Floats, half::f16, Float, f32::from),
-    ("<f4", ">f4", "float32", Floats, f32, Float, f32::from),
-    (
-        "<f8",
-        ">f8",
-        "float64",
-        Floats,
-        f64,
-        Float,
-        |value: f64| value as f32
-    ),
+    ("<f2", ">f2", "float16", Floats, half::f16, Float, f64::from),
+    ("<f4", ">f4", "float32", Floats, f32, Float, f64::from),
+    ("<f8", ">f8", "float64", Floats, f64, Float, f64::from),
     ("|b1", "?", "bool", Bools, u8, Integer, i64::from),
     ("|u1", "u1", "uint8", Bytes, u8, Integer, i64::from),
     ("|i1", "i1", "int8", Integers, i8, Integer, i64::from),
@@ -237,17 +249,36 @@ impl<'a> Npy<'a> {
         let ReadElement::Float(read) = self.element.read else {
             return Err(self.wrong_element());
         };
-        let values = self
-            .data
-            .chunks_exact(self.element.bytes)
-            .map(read)
-            .collect();
+        self.in_rows(|bytes| read(bytes) as f32)
+    }
+
+    /// All elements, row-major, of any type.
+    pub fn numbers(&self) -> Result<Numbers, TensorError> {
+        let most = |values: &Vec<i64>| values.iter().any(|value| *value == i64::MAX);
+        match self.element.read {
+            ReadElement::Float(read) => {
+                let values = self.in_rows(read)?;
+                Ok(Numbers::Floats(values.into_raw_vec_and_offset().0))
+            }
+            ReadElement::Integer(read) => {
+                let values = self.in_rows(read)?.into_raw_vec_and_offset().0;
+                match self.element.name == "uint64" && most(&values) {
+                    true => Err(unreadable(&"it holds integers beyond int64")),
+                    false => Ok(Numbers::Integers(values)),
+                }
+            }
+        }
+    }
+
+    fn in_rows<T: Clone>(&self, read: impl Fn(&[u8]) -> T) -> Result<ArrayD<T>, TensorError> {
+        let elements = self.data.chunks_exact(self.element.bytes);
+        let values = elements.map(read).collect();
         let shape = self.shape.clone().set_f(self.fortran_order);
-        let tensor = Tensor::from_shape_vec(shape, values).map_err(|fault| unreadable(&fault))?;
-        Ok(if tensor.is_standard_layout() {
-            tensor
+        let array = ArrayD::from_shape_vec(shape, values).map_err(|fault| unreadable(&fault))?;
+        Ok(if array.is_standard_layout() {
+            array
         } else {
-            tensor.as_standard_layout().into_owned()
+            array.as_standard_layout().into_owned()
         })
     }
 
@@ -443,6 +474,30 @@ mod tests {
                 .unwrap(),
             [0.1f32, -2.0]
         );
+    }
+
+    #[test]
+    fn integers_are_read_whole_and_floats_in_their_own_precision() {
+        let large = (1_i64 << 53) + 1;
+        let data: Vec<u8> = [large, -1].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let read = |descr, fortran, shape, data: &[u8]| {
+            let file = npy(descr, fortran, shape, data);
+            Npy::read(&file, "").unwrap().numbers()
+        };
+        let numbers = read("<i8", "False", "(2,)", &data).unwrap();
+        assert_eq!(numbers, Numbers::Integers(vec![large, -1]));
+        let data: Vec<u8> = [0.1_f64, 0.2]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        let numbers = read("<f8", "False", "(1, 2)", &data).unwrap();
+        assert_eq!(numbers, Numbers::Floats(vec![0.1, 0.2]));
+        let columns = read("|u1", "True", "(2, 3)", &[1, 4, 2, 5, 3, 6]).unwrap();
+        assert_eq!(columns, Numbers::Integers(vec![1, 2, 3, 4, 5, 6]));
+        let flags = read("|b1", "False", "(2,)", &[1, 0]).unwrap();
+        assert_eq!(flags, Numbers::Integers(vec![1, 0]));
+        let beyond = read("<u8", "False", "(1,)", &u64::MAX.to_le_bytes());
+        assert!(matches!(beyond, Err(TensorError::Npy { .. })));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use axum::{
     extract::{FromRequestParts, Query, Request},
     http::{HeaderMap, Uri, header, request::Parts},
 };
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures::{executor::block_on, stream};
 use multer::Multipart;
 use serde_json::{Map, Value};
@@ -28,6 +29,7 @@ use crate::{
         App, AppError, Input, Uploads,
         format::{Accept, NPY},
         plan::RequestContext,
+        requested::INPUT_PREFIX,
     },
     faults::{Fault, Faults},
     picture::types,
@@ -303,8 +305,28 @@ async fn split(bytes: Bytes, boundary: String, repeated: &[&str]) -> Result<Form
                 );
                 continue;
             }
+            (name, None) if name.starts_with(INPUT_PREFIX) => {
+                let text = BASE64_STANDARD.encode(&bytes);
+                let name = name.to_owned();
+                add(
+                    &mut form.fields,
+                    name,
+                    text,
+                    &[],
+                    "in the form",
+                    &mut faults,
+                );
+                continue;
+            }
             (_, None) => {
-                let allowed = ["image", "file", "baseline", "segments", "reference"];
+                let allowed = [
+                    "image",
+                    "file",
+                    "baseline",
+                    "segments",
+                    "reference",
+                    "inputs.NAME",
+                ];
                 faults.push_with(|| {
                     Fault::new(
                         name,

@@ -17,7 +17,9 @@ use crate::{
     files::{FilesError, is_full},
     jobs::JobError,
     methods::registry::METHODS,
-    model::{shelf::ShelfError, supports::SupportsError, uploaded::UploadedError},
+    model::{
+        resized::SizeError, shelf::ShelfError, supports::SupportsError, uploaded::UploadedError,
+    },
     picture::ImageError,
     render::RenderError,
     tensor::TensorError,
@@ -292,7 +294,12 @@ fn app_code(error: &AppError) -> Code {
             StatusCode::PAYLOAD_TOO_LARGE,
             "Tensor too large",
         ),
-        AppError::PixelShape { .. } => WRONG_SHAPE,
+        AppError::Size(SizeError::TooLarge { .. }) => row(
+            "input_too_large",
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "Input too large",
+        ),
+        AppError::PixelShape { .. } | AppError::Size(_) => WRONG_SHAPE,
         AppError::NotAcceptable { .. } => row(
             "not_acceptable",
             StatusCode::NOT_ACCEPTABLE,

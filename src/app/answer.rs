@@ -1,13 +1,13 @@
 //! An explanation as JSON, npy or PNG: the only place where answers are put into bytes, for the
 //! server and the command line.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use ndarray::{ArrayViewD, Axis, CowArray, IxDyn};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 use utoipa::{
     ToSchema,
     openapi::schema::{
@@ -21,6 +21,7 @@ use super::{
     metrics::MetricValues,
     options::{Channels, Encoding},
     plan::PredictPlan,
+    requested,
     timing::StageTimes,
 };
 use crate::{
@@ -28,6 +29,10 @@ use crate::{
     methods::{
         EndedBy, Prediction, Refinement, Segments, Went, attention::attention_of, layers::layer_of,
         parameters::Parameters,
+    },
+    model::{
+        Model,
+        manifest::{FixedInput, ValueSource},
     },
     picture::{
         geometry::{Area, Geometry},
@@ -75,9 +80,17 @@ pub struct Answer {
     /// The image that was sent; absent for tensors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSize>,
-    /// All parameters, resolved: posted again they give this answer again.
+    /// Width and height of the model's input, where its graph leaves them open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "320x240")]
+    pub input_size: Option<String>,
+    /// All parameters, resolved: posted again they give this answer again. Values of more than 16
+    /// numbers that were sent for `inputs` are left out.
     #[schema(value_type = Object)]
     pub parameters: Map<String, Value>,
+    /// The values of the inputs beside the one that is explained.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, InputValue>,
     pub target: TargetScore,
     /// The five best classes of the input.
     pub predictions: Vec<ClassScore>,
@@ -134,6 +147,42 @@ pub struct Answer {
     pub timing_ms: TimingMs,
 }
 
+/// The value of an input that is not explained.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct InputValue {
+    /// Without the batch.
+    #[schema(example = json!([1]))]
+    pub shape: Vec<usize>,
+    #[schema(example = "int64")]
+    pub element: String,
+    pub from: ValueSource,
+    /// Of its numbers, little-endian.
+    pub sha256: String,
+    /// Its numbers, row-major, where they are at most 16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<f64>>)]
+    pub values: Option<Vec<Number>>,
+}
+
+impl From<&FixedInput> for InputValue {
+    fn from(fixed: &FixedInput) -> Self {
+        Self {
+            shape: fixed.shape.clone(),
+            element: fixed.element.clone(),
+            from: fixed.from,
+            sha256: fixed.hash.clone(),
+            values: fixed.values.clone(),
+        }
+    }
+}
+
+fn values_of(model: &Model) -> BTreeMap<String, InputValue> {
+    let fixed = model.manifest.reading.fixed.iter();
+    fixed
+        .map(|(name, fixed)| (name.clone(), fixed.into()))
+        .collect()
+}
+
 /// Places that a map has inside the network.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MapGrid {
@@ -177,6 +226,12 @@ pub struct Classifications {
     pub model: String,
     /// SHA-256 of `model.onnx`.
     pub model_hash: String,
+    /// The output that was asked for, of a model that has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// The values of the inputs beside the one that was sent.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, InputValue>,
     /// For each input, in order.
     pub results: Vec<Classification>,
     pub timing_ms: TimingMs,
@@ -190,6 +245,10 @@ pub struct Classification {
     /// The image that was sent; absent for tensors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSize>,
+    /// Width and height of the model's input, where its graph leaves them open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "320x240")]
+    pub input_size: Option<String>,
     /// By falling score.
     pub predictions: Vec<ClassScore>,
     pub warnings: Vec<String>,
@@ -468,6 +527,7 @@ impl Explanation {
             .as_ref()
             .filter(|_| explained.parameters.needs_patterns());
         let mut parameters = Map::from_iter([("model".to_owned(), json!(self.model.id))]);
+        parameters.extend(requested::stated(&self.model));
         parameters.extend(explained.parameters.to_json());
         Answer {
             model: self.model.id.clone(),
@@ -477,7 +537,9 @@ impl Explanation {
             method_choice: explained.parameters.choice.clone(),
             input: self.input,
             image: self.geometry.as_ref().map(ImageSize::from),
+            input_size: requested::size(&self.model),
             parameters,
+            inputs: values_of(&self.model),
             target: TargetScore {
                 class: (&explained.target.class).into(),
                 against: explained.target.against.as_ref().map(ClassScore::from),
@@ -573,6 +635,7 @@ pub fn predictions_to_json(
     let result = |(input, one): (usize, &Predicted)| Classification {
         input,
         image: one.geometry.as_ref().map(ImageSize::from),
+        input_size: requested::size(&one.model),
         predictions: one.predictions.iter().map(ClassScore::from).collect(),
         warnings: one.warnings.clone(),
         timing_ms: one.times.into(),
@@ -581,6 +644,8 @@ pub fn predictions_to_json(
         version: VERSION,
         model: model.id.clone(),
         model_hash: model.hash.clone(),
+        output: model.output().map(str::to_owned),
+        inputs: values_of(model),
         results: predicted.iter().enumerate().map(result).collect(),
         timing_ms: StageTimes::from_iter(predicted.iter().map(|one| one.times)).into(),
     })

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     App, AppError, Explanation, Input, Uploads,
-    explain::{explanation, tell_log, undrawable},
+    explain::{at_size, explanation, tell_log, undrawable},
     format::Format,
     input::{self, Upload},
     options::{Options, RequestedOptions, look},
@@ -17,6 +17,7 @@ use super::{
         AttachedFiles, RequestContext, channels_fault, default_to_files, file_faults, include_fault,
     },
     render::{FRAME_NOTE, RenderedPicture, ends, score, software},
+    requested,
     timing::StageTimes,
 };
 use crate::{
@@ -66,6 +67,8 @@ pub struct Comparison {
 #[derive(Clone, Debug)]
 pub struct Way {
     pub parameters: Parameters,
+    /// What they were resolved from.
+    pub given: Map<String, Value>,
     /// What its pictures look like.
     pub heatmap: HeatmapOptions,
     /// What was asked for it alone, beside the method: `pattern_layers all`.
@@ -158,6 +161,7 @@ impl App {
                 );
                 faults.push(Fault::new("methods", message, [model.id.clone()]));
             }
+            faults.extend(requested::differs(own, &model));
         }
         let files = context.files;
         default_to_files(&mut given, files);
@@ -176,6 +180,7 @@ impl App {
             || {
                 let options = ["model", "methods"]
                     .into_iter()
+                    .chain(requested::names())
                     .chain(RequestedOptions::names());
                 let names = taken.iter().copied().chain(options);
                 names.map(str::to_owned).collect()
@@ -203,6 +208,7 @@ impl App {
                     match options.heatmap(look(parameters.method)) {
                         Ok(heatmap) => ways.push(Way {
                             parameters,
+                            given: all,
                             heatmap,
                             note: note(own),
                         }),
@@ -268,13 +274,13 @@ impl App {
         let Some(input) = inputs.pop().filter(|_| faults.is_empty()) else {
             return Err(faults.into());
         };
+        let plan = plan.at_size(&input.model)?;
         let (cost, _) = driver::cost(&plan.model, plan.ways.iter().map(|way| &way.parameters));
         let _admitted = self.admit(&plan.model, "compare", cost, caller).await?;
-        let uploads = self
-            .read(uploads, std::slice::from_ref(&input), &plan.model)
-            .await?;
-        let mut prepared = self.prepare(input, &plan.model).await?;
-        prepared.warnings.extend(uploads.warnings.iter().cloned());
+        let uploads = self.read(uploads, std::slice::from_ref(&input)).await?;
+        let sent = uploads.tensors(&input.model);
+        let mut prepared = self.prepare(input).await?;
+        prepared.warnings.extend(sent.warnings.iter().cloned());
         if let Some(geometry) = &prepared.geometry
             && plan.options.want_picture()
             && let Some(fault) = plan.grid_fault(geometry)
@@ -283,12 +289,12 @@ impl App {
         }
         let segments = self.fit_segments(&uploads, &prepared, &plan.model).await?;
         let request = |way: &Way| Request {
-            uploaded_baseline: uploads
+            uploaded_baseline: sent
                 .baseline
                 .clone()
                 .filter(|_| way.parameters.baselines() > 0),
             uploaded_segments: segments.clone(),
-            uploaded_reference: uploads.reference.clone(),
+            uploaded_reference: sent.reference.clone(),
             ..Request::of(way.parameters.clone())
         };
         let requests: Vec<_> = plan.ways.iter().map(request).collect();
@@ -354,6 +360,23 @@ impl App {
 }
 
 impl Comparison {
+    /// For the model of the input's size.
+    fn at_size(self, model: &Arc<Model>) -> Result<Self, Faults> {
+        let way = |way: Way| {
+            let parameters = at_size(way.parameters, &way.given, &self.model, model)?;
+            Ok(Way { parameters, ..way })
+        };
+        Ok(Self {
+            ways: self
+                .ways
+                .into_iter()
+                .map(way)
+                .collect::<Result<_, Faults>>()?,
+            model: model.clone(),
+            options: self.options,
+        })
+    }
+
     /// The grid, and the warnings about each map, in the order of the explanations: as many for
     /// each way.
     pub fn draw(

@@ -6,7 +6,10 @@ use crate::{
     engine::RuntimeError,
     faults::Faults,
     files::FilesError,
-    model::{registry::RegistryError, supports::SupportsError, uploaded::UploadedError},
+    model::{
+        registry::RegistryError, resized::SizeError, supports::SupportsError,
+        uploaded::UploadedError,
+    },
     picture::ImageError,
     pool::WorkPanicked,
     quota::QuotaError,
@@ -40,7 +43,8 @@ pub enum AppError {
     )]
     ConfiguredModel { id: String },
     #[error(
-        "model {model} takes ready tensors of shape {shape:?}, not images; send application/x-npy or a JSON tensor"
+        "model {model} takes ready tensors of shape {shape:?}, not images; send application/x-npy or a JSON tensor{}",
+        if is_of_four(shape) { ", or say channels = \"rgba\" below [input] in its model.toml if its channels are those of a picture" } else { "" }
     )]
     TakesTensors { model: String, shape: Vec<usize> },
     #[error("the tensor has {found} elements; {limit} are allowed")]
@@ -50,6 +54,8 @@ pub enum AppError {
          axis more; this array is {shape:?}"
     )]
     PixelShape { shape: Vec<usize> },
+    #[error(transparent)]
+    Size(#[from] SizeError),
     #[error("there is no input in this request")]
     NoInput,
     #[error(transparent)]
@@ -97,6 +103,11 @@ pub(super) fn locate(error: AppError, input: usize, count: usize) -> AppError {
         },
         other => other,
     }
+}
+
+/// Whether the input may be a picture with alpha.
+fn is_of_four(shape: &[usize]) -> bool {
+    matches!(*shape, [4, _, _] | [_, _, 4])
 }
 
 /// The limit is dealt evenly over the inputs; the user is told the sum.

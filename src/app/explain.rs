@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use serde_json::{Map, Value};
 use tracing::Span;
 
 use super::{
     App, AppError,
     error::{locate, whole_cost},
-    input::{Input, Inputs, One, Prepared},
+    input::{Input, Inputs, Item, One, Prepared},
     metrics::{MetricValues, of_map},
     options::{Channels, Include, Options},
     plan::Plan,
@@ -22,7 +23,7 @@ use crate::{
     driver::{self, Driver, DriverError},
     engine::{AdmissionPermit, Caller, RequestClass},
     faults::{Fault, Faults},
-    methods::{Explained, Request},
+    methods::{Explained, Request, parameters::Parameters},
     model::Model,
     picture::geometry::Geometry,
     telemetry::names,
@@ -80,15 +81,23 @@ impl App {
             batched,
         } = self.split(inputs, &plan.model).await?;
         check_inputs(&plan, &inputs)?;
-        let costs = (0..inputs.len())
-            .map(|at| driver::cost(&plan.model, [&plan.parameters_of(at)].into_iter()).0);
+        let count = inputs.len();
+        let parameters = inputs.iter().enumerate().map(|(at, item)| {
+            let own = plan.parameters_of(at);
+            let found = at_size(own, &plan.given, &plan.model, &item.model);
+            found.map_err(|error| locate(error.into(), at, count))
+        });
+        let parameters = parameters.collect::<Result<Vec<_>, _>>()?;
+        let costs = inputs.iter().zip(&parameters);
+        let costs = costs.map(|(item, own)| driver::cost(&item.model, [own].into_iter()).0);
         let _admitted = self
             .admit(&plan.model, plan.parameters.method.id, costs.sum(), caller)
             .await?;
-        let uploads = self.read(uploads, &inputs, &plan.model).await?;
+        let uploads = self.read(uploads, &inputs).await?;
         let task = Task {
-            count: inputs.len(),
+            count,
             plan,
+            parameters,
             uploads,
         };
         let task = &task;
@@ -143,26 +152,24 @@ impl App {
         &self,
         task: &Task,
         at: usize,
-        input: One,
+        item: Item,
         caller: &Caller,
     ) -> Result<Answered<Explanation>, AppError> {
         let started = Instant::now();
         let Task { plan, .. } = task;
-        let mut prepared = self.prepare(input, &plan.model).await?;
-        prepared
-            .warnings
-            .extend(task.uploads.warnings.iter().cloned());
+        let model = &item.model.clone();
+        let mut prepared = self.prepare(item).await?;
+        let sent = task.uploads.tensors(model);
+        prepared.warnings.extend(sent.warnings);
         let request = Request {
-            uploaded_baseline: task.uploads.baseline.clone(),
-            uploaded_reference: task.uploads.reference.clone(),
-            uploaded_segments: self
-                .fit_segments(&task.uploads, &prepared, &plan.model)
-                .await?,
-            ..Request::of(plan.parameters_of(at))
+            uploaded_baseline: sent.baseline,
+            uploaded_reference: sent.reference,
+            uploaded_segments: self.fit_segments(&task.uploads, &prepared, model).await?,
+            ..Request::of(task.parameters[at].clone())
         };
         let limit = self.settings().max_interactive_evaluations / task.count;
         let input = prepared.tensor.clone();
-        let answered = Driver::new(self.resources(caller), &plan.model, input)
+        let answered = Driver::new(self.resources(caller), model, input)
             .explain(std::slice::from_ref(&request), Some(limit))
             .await
             .map_err(|error| {
@@ -174,11 +181,11 @@ impl App {
             })?;
         let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
         let metrics = self
-            .metrics_of(&plan.options, &plan.model, &prepared, &explained)
+            .metrics_of(&plan.options, model, &prepared, &explained)
             .await?;
         let before_render = Instant::now();
         let upload = prepared.upload.take().zip(prepared.geometry);
-        let pictures = self.render(plan, upload, &explained, caller).await?;
+        let pictures = self.render(plan, model, upload, &explained, caller).await?;
         prepared.times.render = before_render.elapsed();
         prepared.times.total = started.elapsed();
         let answers: Vec<_> = explained
@@ -188,7 +195,7 @@ impl App {
             .map(|((explained, picture), metrics)| Explanation {
                 input: at,
                 metrics,
-                ..explanation(&plan.model, &plan.options, &prepared, explained, picture)
+                ..explanation(model, &plan.options, &prepared, explained, picture)
             })
             .collect();
         Ok(Answered {
@@ -267,11 +274,32 @@ pub(super) fn explanation(
 struct Task {
     plan: Plan,
     count: usize,
+    /// Of each input, for its size.
+    parameters: Vec<Parameters>,
     uploads: ReadUploads,
 }
 
+/// The parameters for a model of another size than the one that they were resolved for, from what
+/// was `given`.
+pub(super) fn at_size(
+    parameters: Parameters,
+    given: &Map<String, Value>,
+    planned: &Arc<Model>,
+    model: &Arc<Model>,
+) -> Result<Parameters, Faults> {
+    if Arc::ptr_eq(planned, model) {
+        return Ok(parameters);
+    }
+    let Parameters { target, choice, .. } = parameters;
+    Ok(Parameters {
+        target,
+        choice,
+        ..Parameters::parse(given, &driver::model_defaults(model))?
+    })
+}
+
 /// What of the plan depends on the inputs.
-fn check_inputs(plan: &Plan, inputs: &[One]) -> Result<(), AppError> {
+fn check_inputs(plan: &Plan, inputs: &[Item]) -> Result<(), AppError> {
     let mut faults = Faults::default();
     let answers = (0..inputs.len())
         .map(|input| plan.parameters_of(input).target.answers())
@@ -295,14 +323,16 @@ fn check_inputs(plan: &Plan, inputs: &[One]) -> Result<(), AppError> {
 }
 
 /// A picture that is asked for, of a tensor.
-pub(super) fn undrawable(options: &Options, inputs: &[One]) -> Option<Fault> {
+pub(super) fn undrawable(options: &Options, inputs: &[Item]) -> Option<Fault> {
     let (param, allowed): (_, &[&str]) =
         match (options.file_type().is_some(), options.include.heatmap) {
             (true, _) => ("format", &["json", "npy"]),
             (false, true) => ("include", &[]),
             (false, false) => return None,
         };
-    let tensors = inputs.iter().any(|input| matches!(input, One::Tensor(_)));
+    let tensors = inputs
+        .iter()
+        .any(|item| matches!(item.input, One::Tensor(_)));
     let message = "a picture needs an image to lie on, and this is a tensor";
     tensors.then(|| Fault::new(param, message, allowed))
 }

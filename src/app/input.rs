@@ -2,6 +2,7 @@
 //! preprocessed, tensors checked. Synchronous; runs on the pool.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,13 +21,17 @@ use super::{
 use crate::{
     driver::DriverError,
     faults::{Fault, Faults},
-    model::Model,
+    model::{
+        Model,
+        manifest::SizeSource,
+        resized::{SizeError, with_size},
+    },
     picture::{
         ImageError, RgbImage,
         decode::{Decoded, Limits, decode, size},
         geometry::{Area, Geometry},
         input::channel_axis,
-        preprocess::{Channels, Preprocess, pixel_range, preprocess},
+        preprocess::{Channels, Preprocess, pixel_range},
     },
     settings::Settings,
     tensor::{Holds, NPY_MAGIC, Npy, Tensor, check_finite},
@@ -77,10 +82,24 @@ pub(super) fn area((width, height): (u32, u32)) -> u64 {
     u64::from(width) * u64::from(height)
 }
 
+/// One input, and the model for inputs of its size.
+#[derive(Clone)]
+pub(super) struct Item {
+    pub input: One,
+    pub model: Arc<Model>,
+}
+
 /// The inputs of a request, and whether any came along a leading axis.
 pub(super) struct Inputs {
-    pub each: Vec<One>,
+    pub each: Vec<Item>,
     pub batched: bool,
+}
+
+/// Inputs as they come, before the models of their sizes are known.
+#[derive(Default)]
+struct Found {
+    each: Vec<One>,
+    batched: bool,
 }
 
 /// The longest leading axis.
@@ -134,14 +153,11 @@ pub(super) fn limits(settings: &Settings) -> Limits {
 /// npy file is held to the model's shape by its header.
 pub(super) fn split(
     inputs: Vec<Input>,
-    model: &Model,
+    model: &Arc<Model>,
     settings: &Settings,
 ) -> Result<Inputs, AppError> {
     let (count, limits) = (inputs.len(), limits(settings));
-    let mut all = Inputs {
-        each: Vec::with_capacity(count),
-        batched: false,
-    };
+    let mut all = Found::default();
     for (at, input) in inputs.into_iter().enumerate() {
         match input {
             Input::Image(bytes) => {
@@ -167,10 +183,64 @@ pub(super) fn split(
             }
         }
     }
-    Ok(all)
+    let Found { each, batched } = all;
+    let (count, mut sizes) = (each.len(), Sizes::new(model, settings));
+    let item = |(at, input): (usize, One)| {
+        let model = sizes.model_of(&input);
+        let model = model.map_err(|error| locate(error.into(), at, count))?;
+        Ok(Item { input, model })
+    };
+    let each = each.into_iter().enumerate().map(item);
+    Ok(Inputs {
+        each: each.collect::<Result<_, AppError>>()?,
+        batched,
+    })
 }
 
-impl Inputs {
+/// The models for the sizes of a request's inputs: one for inputs of equal size.
+struct Sizes<'a> {
+    model: &'a Arc<Model>,
+    most: usize,
+    known: HashMap<([usize; 2], SizeSource), Arc<Model>>,
+}
+
+impl<'a> Sizes<'a> {
+    fn new(model: &'a Arc<Model>, settings: &Settings) -> Self {
+        Self {
+            model,
+            most: settings.max_input_elements,
+            known: HashMap::new(),
+        }
+    }
+
+    fn model_of(&mut self, input: &One) -> Result<Arc<Model>, SizeError> {
+        let own = &self.model.manifest.input;
+        let image = |size| {
+            own.sides_of_image(size)
+                .map(|sides| (sides, SizeSource::Image))
+        };
+        let chosen = match input {
+            One::Image(_, size) => image(*size),
+            One::Pixels(decoded) => image(decoded.image.dimensions()),
+            One::Tensor(tensor) if tensor.shape() == own.shape => None,
+            One::Tensor(tensor) => {
+                let sides = own.sides_of_tensor(tensor.shape());
+                sides.map(|sides| (sides, SizeSource::Model))
+            }
+        };
+        let Some((sides, source)) = chosen else {
+            return Ok(self.model.clone());
+        };
+        if let Some(known) = self.known.get(&(sides, source)) {
+            return Ok(known.clone());
+        }
+        let model = Arc::new(with_size(self.model, sides, source, self.most)?);
+        self.known.insert((sides, source), model.clone());
+        Ok(model)
+    }
+}
+
+impl Found {
     fn add_tensor(
         &mut self,
         tensor: Tensor,
@@ -344,14 +414,12 @@ fn check_batch(count: usize) -> Result<(), Faults> {
     .into())
 }
 
-/// The model's, or that with a leading axis more.
+/// The model's, or one that it leaves open, or such with a leading axis more.
 fn check_shape(found: &[usize], model: &Model) -> Result<(), DriverError> {
-    let expected = &model.manifest.input.shape;
-    if found == expected.as_slice()
-        || found
-            .split_first()
-            .is_some_and(|(_, own)| own == expected.as_slice())
-    {
+    let input = &model.manifest.input;
+    let expected = &input.shape;
+    let fits = |own: &[usize]| own == expected.as_slice() || input.sides_of_tensor(own).is_some();
+    if fits(found) || found.split_first().is_some_and(|(_, own)| fits(own)) {
         return Ok(());
     }
     Err(DriverError::Shape {
@@ -361,18 +429,17 @@ fn check_shape(found: &[usize], model: &Model) -> Result<(), DriverError> {
     })
 }
 
-/// Segments whose size, by its header, is that of each input or of the model's.
+/// Segments whose size, by its header, is that of each input or of its model's.
 pub(super) fn check_segments(
     bytes: Bytes,
-    inputs: &[One],
-    model: &Model,
+    inputs: &[Item],
     limits: Limits,
 ) -> Result<SentSegments, AppError> {
     let segments = SentSegments::new(bytes, limits)?;
-    let Some(rule) = &model.manifest.input.preprocess else {
-        return Ok(segments);
-    };
-    for (at, input) in inputs.iter().enumerate() {
+    for (at, Item { input, model }) in inputs.iter().enumerate() {
+        let Some(rule) = &model.manifest.input.preprocess else {
+            continue;
+        };
         let check = || {
             let upload = match input {
                 One::Image(_, size) => Some(*size),
@@ -388,11 +455,11 @@ pub(super) fn check_segments(
 }
 
 pub(super) fn prepare(
-    input: One,
-    model: &Model,
+    Item { input, model }: Item,
     settings: &Settings,
     kept: &Pixels,
 ) -> Result<Prepared, AppError> {
+    let model = &*model;
     let rule = model.manifest.input.preprocess.as_ref();
     let pixels = || {
         rule.ok_or_else(|| AppError::TakesTensors {
@@ -457,15 +524,14 @@ fn prepare_pixels(
     keep: impl FnOnce(RgbImage) -> Upload,
 ) -> Result<Prepared, AppError> {
     let started = Instant::now();
-    let (tensor, geometry) = preprocess(&decoded.image, rule)?;
+    let (tensor, geometry) = decoded.to_input(rule)?;
     let times = StageTimes {
         decode,
         preprocess: started.elapsed(),
         ..StageTimes::default()
     };
     let warnings = decoded
-        .warnings
-        .into_iter()
+        .warnings(rule.channels)
         .chain(model.manifest.assumed.clone())
         .chain(model.manifest.reading.told.iter().cloned())
         .chain(little_seen(&geometry));
@@ -544,10 +610,7 @@ mod tests {
     ) -> Result<(Vec<RgbImage>, bool), AppError> {
         let mut bytes = Vec::new();
         array.write_npy(&mut bytes).unwrap();
-        let mut all = Inputs {
-            each: Vec::new(),
-            batched: false,
-        };
+        let mut all = Found::default();
         all.add_pixels(
             &Npy::read(&bytes, FLOATS_OR_PIXELS).unwrap(),
             is_gray,

@@ -18,6 +18,7 @@ mod predict;
 mod reload;
 pub mod render;
 mod replicas;
+pub mod requested;
 pub mod segments;
 pub mod supports;
 mod timing;

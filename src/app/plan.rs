@@ -8,7 +8,7 @@ use super::{
     App, AppError,
     format::{Accept, Format},
     options::{Channels, INCLUDED, Include, Options, RequestedOptions, look},
-    segments,
+    requested, segments,
 };
 use crate::{
     driver,
@@ -33,6 +33,8 @@ use crate::{
 pub struct Plan {
     pub model: Arc<Model>,
     pub parameters: Parameters,
+    /// What they were resolved from.
+    pub(super) given: Map<String, Value>,
     /// In place of the parameters' target: one for each input, when given.
     pub targets: Option<Vec<Target>>,
     pub options: Options,
@@ -152,6 +154,7 @@ impl App {
         Ok(Plan {
             model,
             parameters,
+            given,
             targets,
             options: options.with_format(format),
             heatmap,
@@ -182,11 +185,19 @@ impl App {
         }
     }
 
+    /// The model that a request names, as it wants it.
     pub(super) fn take_model(&self, given: &mut Reader) -> Option<Arc<Model>> {
         let asked = given.raw("model");
-        find_model(&self.models(), asked.as_ref())
+        let model = find_model(&self.models(), asked.as_ref())
             .map_err(|fault| given.faults.push(fault))
-            .ok()
+            .ok();
+        match model {
+            Some(model) => requested::take(given, model, self.settings().max_input_elements),
+            None => {
+                requested::skip(given);
+                None
+            }
+        }
     }
 }
 
@@ -285,6 +296,7 @@ fn with_options(mut fault: Fault, given: &Map<String, Value>) -> Fault {
         let options = || {
             ["model", "method", "targets"]
                 .into_iter()
+                .chain(requested::names())
                 .chain(RequestedOptions::names())
         };
         if !fault.message.contains("did you mean") {

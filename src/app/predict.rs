@@ -1,6 +1,6 @@
 //! The best classes of the inputs of a request.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -8,15 +8,19 @@ use super::{
     App, AppError,
     error::locate,
     explain::{INPUTS_AT_ONCE, tell_log},
-    input::{Input, One},
+    input::{Input, Item},
     plan::PredictPlan,
     timing::StageTimes,
 };
-use crate::{driver::Driver, engine::Caller, methods::Prediction, picture::geometry::Geometry};
+use crate::{
+    driver::Driver, engine::Caller, methods::Prediction, model::Model, picture::geometry::Geometry,
+};
 
 /// The best classes of one input.
 #[derive(Clone, Debug)]
 pub struct Predicted {
+    /// For inputs of its size.
+    pub model: Arc<Model>,
     /// Of an image.
     pub geometry: Option<Geometry>,
     pub predictions: Vec<Prediction>,
@@ -50,16 +54,17 @@ impl App {
     async fn predict_one(
         &self,
         plan: &PredictPlan,
-        input: One,
+        item: Item,
         caller: &Caller,
     ) -> Result<Predicted, AppError> {
         let started = Instant::now();
-        let prepared = self.prepare(input, &plan.model).await?;
-        let (predictions, timing) =
-            Driver::new(self.resources(caller), &plan.model, prepared.tensor)
-                .predict(plan.top_k)
-                .await?;
+        let model = item.model.clone();
+        let prepared = self.prepare(item).await?;
+        let (predictions, timing) = Driver::new(self.resources(caller), &model, prepared.tensor)
+            .predict(plan.top_k)
+            .await?;
         Ok(Predicted {
+            model,
             geometry: prepared.geometry,
             predictions,
             warnings: prepared.warnings,

@@ -57,6 +57,7 @@ impl App {
     pub(super) async fn render(
         &self,
         plan: &Plan,
+        model: &Arc<Model>,
         upload: Option<(Upload, Geometry)>,
         explained: &[Explained],
         caller: &Caller,
@@ -68,7 +69,7 @@ impl App {
                 .collect());
         };
         let (model, options, limits) = (
-            plan.model.clone(),
+            model.clone(),
             plan.heatmap.clone(),
             input::limits(self.settings()),
         );

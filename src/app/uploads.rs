@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     App, AppError,
-    input::{self, Input, Inputs, One, Prepared},
+    input::{self, Input, Inputs, Item, Prepared},
     plan::AttachedFiles,
     segments::SentSegments,
 };
@@ -39,12 +39,27 @@ impl Uploads {
 }
 
 pub(super) struct ReadUploads {
+    /// For the model of each size.
+    tensors: Vec<(Arc<Model>, SentTensors)>,
+    /// Not yet in the model's pixels.
+    segments: Option<Arc<SentSegments>>,
+}
+
+/// What goes with inputs of one size.
+#[derive(Clone, Default)]
+pub(super) struct SentTensors {
     pub baseline: Option<Arc<Tensor>>,
     pub reference: Option<Arc<Tensor>>,
-    /// Not yet in the model's pixels.
-    pub segments: Option<Arc<SentSegments>>,
-    /// About the baseline and the reference.
     pub warnings: Vec<String>,
+}
+
+impl ReadUploads {
+    pub(super) fn tensors(&self, model: &Arc<Model>) -> SentTensors {
+        let found = self.tensors.iter().find(|(of, _)| Arc::ptr_eq(of, model));
+        found
+            .map(|(_, tensors)| tensors.clone())
+            .unwrap_or_default()
+    }
 }
 
 impl App {
@@ -65,16 +80,12 @@ impl App {
         }
     }
 
-    pub(super) async fn prepare(
-        &self,
-        input: One,
-        model: &Arc<Model>,
-    ) -> Result<Prepared, AppError> {
-        let room = self.pixels().room(input.pixels_to_decode()).await;
-        let (app, model) = (self.clone(), model.clone());
+    pub(super) async fn prepare(&self, item: Item) -> Result<Prepared, AppError> {
+        let room = self.pixels().room(item.input.pixels_to_decode()).await;
+        let app = self.clone();
         let prepare = move || {
             let _room = room;
-            input::prepare(input, &model, app.settings(), app.pixels())
+            input::prepare(item, app.settings(), app.pixels())
         };
         self.pool().run(prepare).await?
     }
@@ -82,34 +93,37 @@ impl App {
     pub(super) async fn read(
         &self,
         uploads: Uploads,
-        inputs: &[One],
-        model: &Arc<Model>,
+        inputs: &[Item],
     ) -> Result<ReadUploads, AppError> {
-        let mut warnings = Vec::new();
-        let baseline = self
-            .read_one("baseline", uploads.baseline, model, &mut warnings)
-            .await?;
-        let reference = self
-            .read_one("reference", uploads.reference, model, &mut warnings)
-            .await?;
-        let segments = match uploads.segments {
+        let Uploads {
+            baseline,
+            reference,
+            segments,
+        } = uploads;
+        let mut tensors: Vec<(Arc<Model>, SentTensors)> = Vec::new();
+        for Item { model, .. } in inputs {
+            if tensors.iter().any(|(of, _)| Arc::ptr_eq(of, model)) {
+                continue;
+            }
+            let mut sent = SentTensors::default();
+            let warnings = &mut sent.warnings;
+            sent.baseline = self
+                .read_one("baseline", baseline.clone(), model, warnings)
+                .await?;
+            sent.reference = self
+                .read_one("reference", reference.clone(), model, warnings)
+                .await?;
+            tensors.push((model.clone(), sent));
+        }
+        let segments = match segments {
             Some(bytes) => {
-                let (limits, inputs, model) = (
-                    input::limits(self.settings()),
-                    inputs.to_vec(),
-                    model.clone(),
-                );
-                let check = move || input::check_segments(bytes, &inputs, &model, limits);
+                let (limits, inputs) = (input::limits(self.settings()), inputs.to_vec());
+                let check = move || input::check_segments(bytes, &inputs, limits);
                 Some(Arc::new(self.pool().run(check).await??))
             }
             None => None,
         };
-        Ok(ReadUploads {
-            baseline,
-            reference,
-            segments,
-            warnings,
-        })
+        Ok(ReadUploads { tensors, segments })
     }
 
     /// An input that goes with those of the request, as the field `name`.
@@ -125,7 +139,7 @@ impl App {
         let (Some(one), true) = (each.pop(), each.is_empty()) else {
             return Err(Faults::from(Fault::new(name, "several were sent", ["1"])).into());
         };
-        let prepared = self.prepare(one, model).await?;
+        let prepared = self.prepare(one).await?;
         let of_model = |warning: &String| {
             let manifest = &model.manifest;
             manifest.assumed.as_ref() == Some(warning) || manifest.reading.told.contains(warning)

@@ -13,11 +13,7 @@ use rayon::prelude::*;
 
 use super::{Catalogue, DatasetError, Datasets};
 use crate::{
-    picture::{
-        ImageError,
-        baseline::ImageSource,
-        preprocess::{Preprocess, preprocess},
-    },
+    picture::{ImageError, baseline::ImageSource, preprocess::Preprocess},
     tensor::Tensor,
 };
 
@@ -78,8 +74,8 @@ impl Catalogue {
             if let Some(input) = cache.inputs.get(&key) {
                 return Ok(input.as_ref().clone());
             }
-            let image = dataset.read(index, self.limits()).map_err(fault)?.image;
-            let input = preprocess(&image, rule)?.0;
+            let image = dataset.read(index, self.limits()).map_err(fault)?;
+            let input = image.to_input(rule)?.0;
             cache.inputs.insert(key, Arc::new(input.clone()));
             Ok(input)
         };

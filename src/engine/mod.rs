@@ -40,7 +40,7 @@ use lanes::RequestId;
 use onnx_autodiff::autodiff::spec::DeriveSpec;
 pub use provider::Provider;
 use sessions::Sessions;
-pub use trial::{LARGEST_ROW, TrialError, run_file};
+pub use trial::{LARGEST_ROW, TrialError, Written, run_file};
 pub use whole::{NamedInputs, NamedOutputs, WholeGraph};
 
 /// The time without work after which a device releases memory that only runs need.

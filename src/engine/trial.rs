@@ -2,13 +2,19 @@
 //! on zeros, and closes it. Meanwhile weights are in memory twice, except the large matrices of
 //! `cpu/weights.rs`.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
 
+use indexmap::IndexMap;
 use ndarray::{ArrayD, ArrayViewD, Axis};
 
 use super::{
     Provider, RuntimeError, activations,
-    backend_ort::{Encoded, OrtSession, Runtime, Threads, load_runtime},
+    backend_ort::{Encoded, OrtSession, RunStop, Runtime, Threads, load_runtime},
     open_graph::{fixed_rows, with_batch},
 };
 use crate::{model::Model, tensor::Tensor, text::cut};
@@ -24,6 +30,8 @@ use onnx_autodiff::{
 /// exhaust the process's memory.
 pub const LARGEST_ROW: usize = 8 << 30;
 
+/// The longest run of one input: a Loop may have no end.
+const LONGEST_RUN: Duration = Duration::from_secs(120);
 /// The most bytes of a warning that names nodes.
 const LONGEST_REASON: usize = 1_000;
 
@@ -44,6 +52,11 @@ pub enum TrialError {
     )]
     Run { reason: String },
     #[error(
+        "ONNX Runtime did not come to the end of one input within {} s: export the model without long loops",
+        longest.as_secs_f64()
+    )]
+    Slow { longest: Duration },
+    #[error(
         "{rows} input(s) give {outputs}, where [{rows}, {classes}] is expected: export the model with a batch dimension"
     )]
     Rows {
@@ -55,6 +68,15 @@ pub enum TrialError {
 
 /// Warnings: about the outputs, and that the network cannot be differentiated.
 pub(super) fn try_out(
+    runtime: &Runtime,
+    provider: Provider,
+    model: &Model,
+) -> Result<Vec<String>, TrialError> {
+    try_out_within(LONGEST_RUN, runtime, provider, model)
+}
+
+fn try_out_within(
+    longest: Duration,
     runtime: &Runtime,
     provider: Provider,
     model: &Model,
@@ -82,9 +104,13 @@ pub(super) fn try_out(
     let mut shape = vec![rows];
     shape.extend(&model.manifest.input.shape);
     let zeros = Tensor::zeros(shape);
-    let outputs = session.run(&[(model.manifest.input.name.as_str(), zeros.view())]);
-    let outputs = outputs.map_err(|error| TrialError::Run {
-        reason: error.to_string(),
+    let input = (model.manifest.input.name.as_str(), zeros.view());
+    let outputs = run_within(longest, &mut session, &[input]);
+    let outputs = outputs.map_err(|error| match error {
+        RuntimeError::Stopped => TrialError::Slow { longest },
+        other => TrialError::Run {
+            reason: other.to_string(),
+        },
     })?;
     match outputs
         .values()
@@ -107,13 +133,44 @@ pub(super) fn try_out(
     }
 }
 
+/// Runs the session; one that takes longer is stopped.
+fn run_within(
+    longest: Duration,
+    session: &mut OrtSession,
+    inputs: &[(&str, ArrayViewD<'_, f32>)],
+) -> Result<IndexMap<String, Tensor>, RuntimeError> {
+    let stop = RunStop::new()?;
+    let (done, ended) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let watch = stop.clone();
+        scope.spawn(move || {
+            if ended.recv_timeout(longest) == Err(RecvTimeoutError::Timeout) {
+                watch.stop();
+            }
+        });
+        let outputs = session.run_until(inputs, &stop);
+        drop(done);
+        outputs
+    })
+}
+
+/// A graph as it was written.
+pub enum Written<'a> {
+    Bytes(Vec<u8>),
+    /// With external data beside it.
+    File(&'a Path),
+}
+
 /// Opens a written graph and runs it on zeros: whoever gets the file must be able to.
-pub fn run_file(library: &Path, model: Vec<u8>, graph: &Graph) -> Result<(), TrialError> {
+pub fn run_file(library: &Path, model: Written<'_>, graph: &Graph) -> Result<(), TrialError> {
     let open = |error: RuntimeError| TrialError::Open {
         reason: error.to_string(),
     };
     let runtime = load_runtime(Some(library), 0).map_err(open)?;
-    let encoded = Encoded::of_bytes(model, Provider::Cpu);
+    let encoded = match model {
+        Written::Bytes(model) => Encoded::of_bytes(model, Provider::Cpu),
+        Written::File(path) => Encoded::of_file(path, Provider::Cpu),
+    };
     let mut session = OrtSession::open_encoded(runtime, &encoded, Threads::Shared).map_err(open)?;
     let (mut zeros, mut indices) = (Vec::new(), Vec::new());
     for ValueInfo { name, value_type } in &graph.inputs {
@@ -158,4 +215,70 @@ fn twice_normalised(logits: &ArrayViewD<'_, f32>) -> Option<String> {
              behind them: say scores = \"probabilities\" in model.toml if they are"
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use onnx_autodiff::onnx::{
+        graph::{Dim, Literal, Node, ValueType},
+        write::subgraph,
+    };
+
+    use super::*;
+
+    fn value(name: &str, element: Element, shape: &[Dim]) -> ValueInfo {
+        ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(element, shape.to_vec()),
+        }
+    }
+
+    /// y = Relu(... Relu(x)), so many times.
+    fn looped(turns: i64) -> Model {
+        let row = [Dim::from("N"), Dim::from(3)];
+        let body = Graph {
+            name: "body".into(),
+            inputs: vec![
+                value("turn", Element::Int64, &[]),
+                value("go_on", Element::Bool, &[]),
+                value("before", Element::Float, &row),
+            ],
+            outputs: vec![
+                value("goes_on", Element::Bool, &[]),
+                value("after", Element::Float, &row),
+            ],
+            nodes: vec![
+                Node::new("Identity", ["go_on"], ["goes_on"]),
+                Node::new("Relu", ["before"], ["after"]),
+            ],
+            ..Graph::default()
+        };
+        let mut node = Node::new("Loop", ["turns", "go", "x"], ["y"]);
+        node.attributes
+            .insert("body".into(), subgraph("body", &body));
+        let graph = Graph {
+            opset_imports: [(String::new(), 17)].into(),
+            inputs: vec![value("x", Element::Float, &row)],
+            outputs: vec![value("y", Element::Float, &row)],
+            initializers: [
+                ("turns".to_owned(), Literal::scalar_i64(turns)),
+                ("go".to_owned(), Literal::from_bools(&[], &[true])),
+            ]
+            .into(),
+            nodes: vec![node],
+            ..Graph::default()
+        };
+        Model::bare("looped", Arc::new(graph))
+    }
+
+    #[test]
+    fn a_run_without_an_end_is_stopped() {
+        let runtime = load_runtime(None, 1).unwrap();
+        let run = |turns, limit| try_out_within(limit, runtime, Provider::Cpu, &looped(turns));
+        assert!(run(10, LONGEST_RUN).is_ok());
+        let error = run(1 << 60, Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(error, TrialError::Slow { .. }), "{error}");
+    }
 }

@@ -102,6 +102,7 @@ pub(crate) fn inputs_of_layer(
             name: "x".to_owned(),
             shape: vec![input.len()],
             preprocess: None,
+            open: None,
         },
         graph: &Arc::default(),
     };

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::pixels;
+use super::{outputs::is_vector, pixels};
 use onnx_autodiff::{
     autodiff,
     onnx::{
@@ -57,6 +57,8 @@ pub(super) struct Ends {
     pub graph: Graph,
     /// The name of its input: another where derived graphs use the model's own, or need floats.
     pub input: String,
+    /// The name of the output that was chosen.
+    pub output: String,
     /// Whether two classes were made of a Sigmoid over one score.
     pub is_binary: bool,
     pub warnings: Vec<String>,
@@ -122,6 +124,7 @@ pub(super) fn adapt(graph: Graph, said: Said<'_>) -> Result<Ends, EndsError> {
     Ok(Ends {
         graph,
         input: fed,
+        output: name,
         is_binary: logit.is_some(),
         warnings,
         notes,
@@ -457,14 +460,6 @@ fn choose_output(graph: &Graph, named: Option<&str>) -> Result<String, EndsError
             names: several.iter().map(|output| describe(output)).collect(),
         }),
     }
-}
-
-/// `[batch, classes]`, possibly with trailing axes of size 1.
-fn is_vector(value_type: &ValueType) -> bool {
-    value_type.shape.len() >= 2
-        && value_type.shape[2..]
-            .iter()
-            .all(|dim| *dim == Dim::Known(1))
 }
 
 /// The value itself, or the input of the ArgMax or TopK that makes it.

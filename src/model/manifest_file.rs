@@ -11,11 +11,11 @@ use toml::{Table, Value};
 
 use super::{
     fixed::Given,
-    manifest::{Input, Manifest, OutputKind, Reading, Scores},
+    manifest::{Input, Manifest, OpenSize, OutputKind, Reading, Scores, SizeSource},
 };
 use crate::{
     faults::{Fault, Faults, Reader},
-    picture::preprocess::{Channels, Filter, Layout, Preprocess, Resize, pixel_range},
+    picture::preprocess::{self, Channels, Filter, Layout, Preprocess, Resize, pixel_range},
 };
 use onnx_autodiff::{
     autodiff::spec::{Head, PatternLayers},
@@ -44,7 +44,17 @@ impl<T> Each<T> {
     }
 }
 
+/// The field `size`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Sides(Each<usize>),
+    /// `"image"`: each image's own.
+    Named(String),
+}
+
 /// A manifest whose fields that depend on the output are still open.
+#[derive(Clone)]
 pub(super) struct Draft {
     input: Input,
     assumed: Option<String>,
@@ -55,6 +65,15 @@ pub(super) struct Draft {
     layer: Option<String>,
     /// Of the inputs that are not explained.
     pub fixed: BTreeMap<String, Given>,
+    /// The table `outputs`.
+    others: BTreeMap<String, Output>,
+}
+
+/// What the table `outputs` says of an output.
+#[derive(Clone, Copy)]
+struct Output {
+    head: Option<Explains>,
+    scores: Option<Scores>,
 }
 
 /// The field `head`: what is explained where a request does not say, which also says what the output
@@ -93,6 +112,28 @@ impl Draft {
             scores: self.scores,
             kind: self.kind(),
         }
+    }
+
+    /// Of another output.
+    pub(super) fn of_output(&self, name: &str) -> Self {
+        let said = self.others.get(name);
+        Self {
+            output: Some(name.to_owned()),
+            head: said.and_then(|said| said.head),
+            scores: said.and_then(|said| said.scores),
+            layer: None,
+            ..self.clone()
+        }
+    }
+
+    /// The layer that the file names.
+    pub(super) fn layer(&self) -> Option<&String> {
+        self.layer.as_ref()
+    }
+
+    /// Whether the table `outputs` says something of it.
+    pub(super) fn names_output(&self, name: &str) -> bool {
+        self.others.contains_key(name)
     }
 
     fn kind(&self) -> OutputKind {
@@ -231,11 +272,8 @@ fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Faults> {
     let output = fields.take("output", &outputs, |name: &String| {
         outputs.contains(&name.as_str())
     });
-    let scores = fields.take::<Scores>("scores", SCORES, |_| true);
-    if scores.is_some() && matches!(head, Some(Explains::Regression | Explains::Embedding)) {
-        let message = "scores are of classes, and head says that the output is none";
-        fields.refuse("scores", message, &["leave it out"]);
-    }
+    let scores = take_scores(&mut fields, head);
+    let others = read_outputs(&mut fields, &outputs);
     let layer = fields.take("layer", &["the name of a value of the graph"], |_| true);
     let fixed = read_fixed(&mut fields, graph);
     let input = fields.object("input");
@@ -245,7 +283,10 @@ fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Faults> {
     faults.append(found, |fault| fault);
     match resolved {
         Some(resolved) if faults.is_empty() => {
-            let absent: Vec<_> = absent.into_iter().flatten().collect();
+            let absent = absent.into_iter().flatten();
+            // Images that keep their size are not resized.
+            let absent = absent.filter(|key| *key != "resize" || !resolved.is_of_image());
+            let absent: Vec<_> = absent.collect();
             let assumed = assumed(&resolved, &absent, graph);
             Ok(Draft {
                 input: resolved,
@@ -256,10 +297,53 @@ fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Faults> {
                 scores,
                 layer,
                 fixed,
+                others,
             })
         }
         _ => Err(faults),
     }
+}
+
+fn take_scores(fields: &mut Reader, head: Option<Explains>) -> Option<Scores> {
+    let scores = fields.take::<Scores>("scores", SCORES, |_| true);
+    if scores.is_some() && matches!(head, Some(Explains::Regression | Explains::Embedding)) {
+        let message = "scores are of classes, and head says that the output is none";
+        fields.refuse("scores", message, &["leave it out"]);
+    }
+    scores
+}
+
+/// The table `outputs`: for outputs that requests may ask for, `head` and `scores`.
+fn read_outputs(fields: &mut Reader, names: &[&str]) -> BTreeMap<String, Output> {
+    let tables = match fields.raw("outputs") {
+        None => return BTreeMap::new(),
+        Some(serde_json::Value::Object(tables)) => tables,
+        Some(_) => {
+            fields.refuse("outputs", "is not a table", &["[outputs.NAME]"]);
+            return BTreeMap::new();
+        }
+    };
+    let mut outputs = BTreeMap::new();
+    for (name, table) in tables {
+        let param = format!("outputs.{name}");
+        let serde_json::Value::Object(table) = table else {
+            fields.refuse(&param, "is not a table", &["[outputs.NAME]"]);
+            continue;
+        };
+        if !names.contains(&name.as_str()) {
+            fields.refuse(&param, "the graph has no such output", names);
+            continue;
+        }
+        let mut own = Reader::new(table);
+        let head = own.take::<Explains>("head", HEADS, |_| true);
+        let scores = take_scores(&mut own, head);
+        fields.faults.append(own.finish(UNKNOWN), |fault| Fault {
+            param: format!("{param}.{}", fault.param),
+            ..fault
+        });
+        outputs.insert(name, Output { head, scores });
+    }
+    outputs
 }
 
 fn default_head(graph: &Graph) -> Head {
@@ -286,7 +370,7 @@ fn assumed(resolved: &Input, absent: &[&str], graph: &Graph) -> Option<String> {
         .inputs
         .iter()
         .any(|info| info.name == resolved.name && !info.value_type.element.is_float());
-    let is_plain = is_integer || rule.channels == Channels::Gray;
+    let is_plain = is_integer || [Channels::Gray, Channels::Rgba].contains(&rule.channels);
     let values = match (is_plain, absent.contains(&"mean"), absent.contains(&"std")) {
         (_, false, false) => None,
         (true, true, true) => Some("mean 0 and std 1"),
@@ -429,13 +513,19 @@ fn read_input(
         }
     }
     let layout = fields.take::<Layout>("layout", &["\"nchw\"", "\"nhwc\""], |_| true);
-    let size = fields.take::<Each<usize>>(
+    let size = fields.take::<Size>(
         "size",
-        &["a side, or [height, width], each 1 to 16384"],
-        |size| {
-            let sides = size.as_slice();
-            (1..=2).contains(&sides.len())
-                && sides.iter().all(|side| (1..=LARGEST_SIDE).contains(side))
+        &[
+            "a side, or [height, width], each 1 to 16384",
+            "\"image\": each image's own",
+        ],
+        |size| match size {
+            Size::Named(name) => name == "image",
+            Size::Sides(sides) => {
+                let sides = sides.as_slice();
+                (1..=2).contains(&sides.len())
+                    && sides.iter().all(|side| (1..=LARGEST_SIDE).contains(side))
+            }
         },
     );
     let shape = fields.take::<Vec<usize>>(
@@ -464,7 +554,11 @@ impl Pixels {
         let filters = &["\"nearest\"", "\"bilinear\"", "\"bicubic\"", "\"lanczos\""];
         let largest = LARGEST_SIDE as u32;
         Self {
-            channels: fields.take("channels", &["\"rgb\"", "\"bgr\"", "\"gray\""], |_| true),
+            channels: fields.take(
+                "channels",
+                &["\"rgb\"", "\"bgr\"", "\"gray\"", "\"rgba\""],
+                |_| true,
+            ),
             scale: fields.take("scale", &["a number that is not 0"], |scale: &f32| {
                 scale.is_finite() && *scale != 0.0
             }),
@@ -514,11 +608,11 @@ impl Pixels {
         } else {
             Channels::Rgb
         });
-        if (channels == Channels::Gray) != (channel_count == 1) {
-            let allowed: &[&str] = if channel_count == 1 {
-                &["\"gray\""]
-            } else {
-                &["\"rgb\"", "\"bgr\""]
+        if preprocess::channel_count(channels) != channel_count {
+            let allowed: &[&str] = match channel_count {
+                1 => &["\"gray\""],
+                4 => &["\"rgba\""],
+                _ => &["\"rgb\"", "\"bgr\""],
             };
             let message = format!("the graph's input has {channel_count} channel(s)");
             fields.refuse("channels", message, allowed);
@@ -530,7 +624,7 @@ impl Pixels {
             Channels::Bgr => {
                 [IMAGENET_MEAN, IMAGENET_STD].map(|values| values.into_iter().rev().collect())
             }
-            Channels::Gray => [vec![0.0], vec![1.0]],
+            Channels::Gray | Channels::Rgba => [vec![0.0; channel_count], vec![1.0; channel_count]],
         };
         let mut per_channel = |key, given: Option<Each<f32>>, default: Vec<f32>| match given {
             None => default,
@@ -597,7 +691,7 @@ fn resolve(
     fields: &mut Reader,
     info: &ValueInfo,
     layout: Option<Layout>,
-    size: Option<Each<usize>>,
+    size: Option<Size>,
     shape: Option<Vec<usize>>,
     pixels: Pixels,
 ) -> Option<Input> {
@@ -628,14 +722,25 @@ fn resolve(
         Some(shape) => shape.into_iter().map(Dim::Known).collect(),
         None => dims.to_vec(),
     };
-    match image_axes(&dims, layout) {
+    match image_axes(&dims, layout, pixels.channels) {
         Some((layout, channel_count, axes)) => {
-            let sides = resolve_sides(fields, axes.map(|axis| &dims[axis]), size)?;
+            let own = axes.map(|axis| &dims[axis]);
+            let chosen_by = match size {
+                Some(Size::Named(_)) => SizeSource::Image,
+                Some(Size::Sides(_)) | None => SizeSource::Model,
+            };
+            let sides = resolve_sides(fields, own, size)?;
+            let open = own.map(|dim| dim.known().is_none());
+            let open = open.contains(&true).then_some(OpenSize {
+                sides: open,
+                chosen_by,
+                is_chosen: false,
+            });
             let shape = match layout {
                 Layout::Nchw => vec![channel_count, sides[0], sides[1]],
                 Layout::Nhwc => vec![sides[0], sides[1], channel_count],
             };
-            let preprocess = Some(pixels.resolve(
+            let rule = Some(pixels.resolve(
                 fields,
                 layout,
                 channel_count,
@@ -645,7 +750,8 @@ fn resolve(
             Some(Input {
                 name: info.name.clone(),
                 shape,
-                preprocess,
+                preprocess: rule,
+                open,
             })
         }
         None => {
@@ -654,7 +760,7 @@ fn resolve(
                 fields.refuse(
                     "layout",
                     problem,
-                    &["three dimensions beside the batch, with 1 or 3 channels first or last"],
+                    &["three dimensions beside the batch, with 1 or 3 channels first or last, or 4 with channels = \"rgba\""],
                 );
             }
             let known = dims.iter().map(Dim::known).collect::<Option<Vec<_>>>();
@@ -669,15 +775,25 @@ fn resolve(
                 name: info.name.clone(),
                 shape: known?,
                 preprocess: None,
+                open: None,
             })
         }
     }
 }
 
-/// Layout, number of channels, and the axes of height and width, if the input can be an image.
-fn image_axes(dims: &[Dim], layout: Option<Layout>) -> Option<(Layout, usize, [usize; 2])> {
+/// Layout, number of channels, and the axes of height and width, if the input can be an image. Four
+/// channels may be anything, and are those of a picture where the file says so.
+fn image_axes(
+    dims: &[Dim],
+    layout: Option<Layout>,
+    named: Option<Channels>,
+) -> Option<(Layout, usize, [usize; 2])> {
     let [first, _, last] = dims else { return None };
-    let channels = |dim: &Dim| dim.known().filter(|count| [1, 3].contains(count));
+    let counts: &[usize] = match named {
+        Some(Channels::Rgba) => &[4, 1, 3],
+        _ => &[1, 3],
+    };
+    let channels = |dim: &Dim| dim.known().filter(|count| counts.contains(count));
     let nchw = || Some((Layout::Nchw, channels(first)?, [1, 2]));
     let nhwc = || Some((Layout::Nhwc, channels(last)?, [0, 1]));
     match layout {
@@ -687,14 +803,21 @@ fn image_axes(dims: &[Dim], layout: Option<Layout>) -> Option<(Layout, usize, [u
     }
 }
 
-fn resolve_sides(
-    fields: &mut Reader,
-    dims: [&Dim; 2],
-    size: Option<Each<usize>>,
-) -> Option<[usize; 2]> {
-    let given = size.map(|size| match size.as_slice() {
-        [height, width] => [*height, *width],
-        sides => [sides.first().copied().unwrap_or(SYMBOLIC_SIDE); 2],
+fn resolve_sides(fields: &mut Reader, dims: [&Dim; 2], size: Option<Size>) -> Option<[usize; 2]> {
+    if matches!(size, Some(Size::Named(_))) && dims.iter().all(|dim| dim.known().is_some()) {
+        let message = format!(
+            "the graph's input is {} x {}, and takes no other",
+            dims[0], dims[1]
+        );
+        fields.refuse("size", message, &["leave it out"]);
+        return None;
+    }
+    let given = size.and_then(|size| match size {
+        Size::Named(_) => None,
+        Size::Sides(sides) => Some(match sides.as_slice() {
+            [height, width] => [*height, *width],
+            sides => [sides.first().copied().unwrap_or(SYMBOLIC_SIDE); 2],
+        }),
     });
     let sides = [0, 1].map(|at| {
         dims[at]

@@ -1,17 +1,19 @@
 //! Models: folder, manifest, labels, patterns, and the registry of all models.
 
 mod ends;
-mod fixed;
+pub mod fixed;
 mod foreign;
 mod gradient;
 pub mod labels;
 pub mod manifest;
 mod manifest_file;
+pub mod outputs;
 pub mod pattern_store;
 pub mod patterns;
 mod pixels;
 pub mod provenance;
 pub mod registry;
+pub mod resized;
 pub mod shelf;
 pub mod support_store;
 pub mod supports;
@@ -32,6 +34,7 @@ use onnx_autodiff::{
     },
     onnx::graph::{Dim, Graph},
 };
+use outputs::OtherOutput;
 use provenance::Provenance;
 use supports::SupportSet;
 
@@ -55,6 +58,8 @@ pub struct Model {
     pub patterns: Option<Patterns>,
     /// Its sets of supports, by name.
     pub supports: Arc<[Arc<SupportSet>]>,
+    /// Those beside the one that is explained.
+    pub outputs: Arc<[OtherOutput]>,
     /// Of a model that was trained here.
     pub provenance: Option<Arc<Provenance>>,
     /// Parts of the graph that are dropped or interpreted.
@@ -77,6 +82,7 @@ impl Model {
                     name: input.map_or_else(String::new, |input| input.name.clone()),
                     shape: shape.iter().filter_map(Dim::known).collect(),
                     preprocess: None,
+                    open: None,
                 },
                 head: Head::Logits,
                 pattern_layers: PatternLayers::All,
@@ -92,6 +98,7 @@ impl Model {
             attention: Err("the model has no picture for its input".to_owned()),
             patterns: None,
             supports: Arc::default(),
+            outputs: Arc::default(),
             provenance: None,
             warnings: Vec::new(),
             notes: Vec::new(),

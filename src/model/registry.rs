@@ -1,7 +1,7 @@
 //! All models of a folder. A broken model is listed with its faults; the others are served.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     io::{self, Read},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -13,16 +13,22 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Model,
-    ends::{self, Ends},
+    ends::{self, Ends, EndsError},
     fixed, foreign,
     labels::{self, Labels},
-    manifest_file, patterns,
+    manifest::{FixedInput, Manifest},
+    manifest_file::{self, Draft},
+    outputs::{self, OtherOutput, shares_labels},
+    patterns,
     provenance::{self, Provenance},
     supports::SupportSet,
 };
 use crate::{files, text::cut};
 use onnx_autodiff::{
-    autodiff::{spatial, spec::Patterns},
+    autodiff::{
+        spatial,
+        spec::{Attention, Layer, Patterns},
+    },
     onnx::{Fault as GraphFault, OnnxError, ReadModel, graph::Graph, read_model_files},
 };
 
@@ -220,6 +226,7 @@ impl Registry {
             let mut model = detached(model);
             let doubts = check(&model).map_err(|fault| vec![fault])?;
             model.warnings.extend(doubts);
+            check_outputs(&mut model, check);
             let own = model.patterns.clone();
             Ok((Arc::new(model), own))
         };
@@ -503,10 +510,40 @@ fn is_same(one: &Model, other: &Model) -> bool {
 }
 
 /// Copies weights out of the file's bytes once, so that they are aligned: sessions use large
-/// weights in place.
+/// weights in place. All outputs share them.
 fn detached(mut model: Model) -> Model {
     Arc::make_mut(&mut model.graph).detach();
+    let mut outputs = model.outputs.to_vec();
+    for other in outputs
+        .iter_mut()
+        .filter_map(|other| other.model.as_mut().ok())
+    {
+        let own = Arc::make_mut(&mut Arc::make_mut(other).graph);
+        let mut shared = Vec::new();
+        for (name, literal) in &model.graph.initializers {
+            if own.initializers.get(name) == Some(literal) {
+                own.initializers.shift_remove(name);
+                shared.push((name.clone(), literal.clone()));
+            }
+        }
+        own.detach();
+        own.initializers.extend(shared);
+    }
+    model.outputs = outputs.into();
     model
+}
+
+/// Runs what explains the other outputs; one that cannot be run is not offered.
+fn check_outputs(model: &mut Model, check: Check<'_>) {
+    let mut outputs = model.outputs.to_vec();
+    for other in &mut outputs {
+        let Ok(own) = &mut other.model else { continue };
+        match check(own) {
+            Ok(doubts) => Arc::make_mut(own).warnings.extend(doubts),
+            Err(reason) => other.model = Err(reason),
+        }
+    }
+    model.set_outputs(outputs);
 }
 
 /// Loads a model, or returns every fault of its files. Unsuitable patterns are a warning: the model
@@ -567,38 +604,29 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
             return Err(faults);
         }
     };
-    let Ends {
+    let reading = Reading { fixed, told: cut };
+    let source = graph.clone();
+    let ended = End::of(graph, draft.clone(), &reading).map_err(|error| of_graph(&error))?;
+    let others = other_outputs(&source, &draft, &reading, &ended);
+    let End {
+        manifest,
         graph,
-        input,
+        layers,
+        attention,
         is_binary,
-        warnings: own,
         notes,
-    } = ends::adapt(graph, said).map_err(|error| of_graph(&error))?;
-    let mut manifest = draft.finish(&graph);
-    manifest.input.name = input;
-    manifest.reading.fixed = fixed;
-    manifest.reading.told = cut.into_iter().chain(own).collect();
-    let seen = match manifest.input.shape[..] {
-        [_, _, _] => spatial(&graph).map_err(|error| error.to_string()),
-        _ => Err("its input has no height and width".to_owned()),
-    };
-    let (layers, default, attention) = match seen {
-        Ok(seen) => (seen.layers, seen.default, seen.attention),
-        Err(reason) => (Vec::new(), None, Err(reason)),
-    };
-    match &manifest.layer {
-        None => manifest.layer = default,
-        Some(name) if layers.iter().any(|layer| layer.name == *name) => {}
-        Some(name) => {
-            let allowed = layers
-                .iter()
-                .map(|layer| layer.name.as_str())
-                .collect::<Vec<_>>()
-                .join(", ");
-            faults.push(format!(
-                "model.toml: layer: no layer with height and width or a grid of tokens is called {name:?} (allowed: {allowed})"
-            ));
-        }
+    } = ended;
+    if let Some(name) = draft.layer()
+        && !layers.iter().any(|layer| layer.name == *name)
+    {
+        let allowed = layers
+            .iter()
+            .map(|layer| layer.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
+        faults.push(format!(
+            "model.toml: layer: no layer with height and width or a grid of tokens is called {name:?} (allowed: {allowed})"
+        ));
     }
     let labels = match (&labels[..], is_binary) {
         ([positive], true) => Labels::from(vec![format!("not {positive}"), positive.clone()]),
@@ -618,7 +646,7 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
                 .map_err(|error| warnings.push(format!("{id}: {error}")))
                 .ok()
         });
-    let model = Model {
+    let mut model = Model {
         id: id.clone(),
         folder: folder.clone(),
         labels,
@@ -627,9 +655,10 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         manifest,
         graph: Arc::new(graph),
         layers,
-        attention: attention.map(Arc::new),
+        attention,
         patterns,
         supports: Arc::default(),
+        outputs: Arc::default(),
         provenance: files
             .beside(provenance::FILE)
             .and_then(|path| read_provenance(&path, id, warnings)),
@@ -644,10 +673,130 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         }
         _ => {}
     }
-    if faults.is_empty() {
-        Ok(model)
-    } else {
-        Err(faults)
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let outputs = others.into_iter().map(|(name, end)| OtherOutput {
+        name,
+        model: end.map(|end| Arc::new(end.model_beside(&model))),
+    });
+    let outputs: Vec<OtherOutput> = outputs.collect();
+    model.set_outputs(outputs);
+    Ok(model)
+}
+
+/// How a file's input and output are read, whichever output is explained.
+struct Reading {
+    fixed: BTreeMap<String, FixedInput>,
+    /// Outputs that were left out.
+    told: Vec<String>,
+}
+
+/// A graph that ends in the output that is explained, and what is known of it.
+struct End {
+    manifest: Manifest,
+    graph: Graph,
+    layers: Vec<Layer>,
+    attention: Result<Arc<Attention>, String>,
+    is_binary: bool,
+    notes: Vec<String>,
+}
+
+impl End {
+    fn of(graph: Graph, draft: Draft, reading: &Reading) -> Result<Self, EndsError> {
+        let Ends {
+            graph,
+            input,
+            output,
+            is_binary,
+            warnings,
+            notes,
+        } = ends::adapt(graph, draft.ends())?;
+        let mut manifest = draft.finish(&graph);
+        manifest.input.name = input;
+        manifest.output = Some(output);
+        manifest.reading.fixed.clone_from(&reading.fixed);
+        manifest.reading.told = reading.told.iter().cloned().chain(warnings).collect();
+        let seen = match manifest.input.shape[..] {
+            [_, _, _] => spatial(&graph).map_err(|error| error.to_string()),
+            _ => Err("its input has no height and width".to_owned()),
+        };
+        let (layers, default, attention) = match seen {
+            Ok(seen) => (seen.layers, seen.default, seen.attention.map(Arc::new)),
+            Err(reason) => (Vec::new(), None, Err(reason)),
+        };
+        manifest.layer = manifest.layer.or(default);
+        Ok(Self {
+            manifest,
+            graph,
+            layers,
+            attention,
+            is_binary,
+            notes,
+        })
+    }
+
+    /// The model that explains this end of the network, beside the one that model.toml names.
+    fn model_beside(self, model: &Model) -> Model {
+        let mut other = Model {
+            warnings: self.manifest.reading.told.clone(),
+            manifest: self.manifest,
+            graph: Arc::new(self.graph),
+            layers: self.layers,
+            attention: self.attention,
+            notes: self.notes,
+            patterns: None,
+            ..model.clone()
+        };
+        if !shares_labels(model, &other) {
+            other.labels = Labels::default();
+        }
+        other
+    }
+}
+
+/// The other outputs that requests may ask for, or why they cannot be explained.
+fn other_outputs(
+    source: &Graph,
+    draft: &Draft,
+    reading: &Reading,
+    chosen: &End,
+) -> Vec<(String, Result<End, String>)> {
+    let chosen = chosen.manifest.output.as_deref().unwrap_or_default();
+    let found = outputs::others(source, chosen, |name| draft.names_output(name)).into_iter();
+    let end = |(name, fault): (String, Option<String>)| {
+        let end = match fault {
+            Some(reason) => Err(reason),
+            None => End::of(source.clone(), draft.of_output(&name), reading)
+                .map_err(|error| cut(&error.to_string(), BrokenModel::TOLD).into_owned()),
+        };
+        (name, end)
+    };
+    found.map(end).collect()
+}
+
+impl Model {
+    /// Each output's model names all that can be asked for, where there are several.
+    fn set_outputs(&mut self, mut outputs: Vec<OtherOutput>) {
+        let usable = outputs.iter().filter(|other| other.model.is_ok());
+        let usable = usable.map(|other| other.name.clone());
+        let names: Vec<String> = self.manifest.output.iter().cloned().chain(usable).collect();
+        let names = match names.len() {
+            1 => Vec::new(),
+            _ => names,
+        };
+        for other in outputs
+            .iter_mut()
+            .filter_map(|other| other.model.as_mut().ok())
+        {
+            Arc::make_mut(other)
+                .manifest
+                .reading
+                .outputs
+                .clone_from(&names);
+        }
+        self.manifest.reading.outputs = names;
+        self.outputs = outputs.into();
     }
 }
 

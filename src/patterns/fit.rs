@@ -352,6 +352,7 @@ mod tests {
                     name: "x".into(),
                     shape: input.to_vec(),
                     preprocess: None,
+                    open: None,
                 },
                 head: Head::Logits,
                 pattern_layers: PatternLayers::All,
@@ -368,6 +369,7 @@ mod tests {
             patterns: None,
             provenance: None,
             supports: Arc::default(),
+            outputs: Default::default(),
             warnings: Vec::new(),
             notes: Vec::new(),
         })

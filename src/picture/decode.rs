@@ -1,40 +1,71 @@
 //! Uploaded bytes -> upright RGB8. Types (`types.rs`) are recognised by content; limits are checked
-//! before pixels are decoded. Alpha is blended over white; 16-bit channels keep their upper 8 bits;
+//! before pixels are decoded. Alpha is blended over white, for models that do not see it; 16-bit channels keep their upper 8 bits;
 //! CMYK is read as inverted, as Adobe writes it; EXIF orientation is applied; of animations and
 //! multi-page files the first frame or page is used. ICC profiles are ignored. Agrees with PIL
 //! exactly on lossless types, within 3 of 255 on JPEG (within 8 where chroma is subsampled).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::{DynamicImage, Pixel, RgbImage, RgbaImage};
+use image::{DynamicImage, Pixel, RgbImage, RgbaImage, imageops::crop_imm};
 
 pub use super::limits::Limits;
 use super::{
     ImageError,
+    geometry::Geometry,
     open::{Opened, open},
+    preprocess::{Channels, Preprocess, preprocess, preprocess_rgba},
     types::{self, Format},
 };
+use crate::tensor::Tensor;
 
 /// A decoded upload, with warnings where it may not look as the sender expects.
 #[derive(Clone, Debug)]
 pub struct Decoded {
+    /// Over white, where it has transparent pixels.
     pub image: RgbImage,
-    pub warnings: Vec<String>,
+    /// As it is, where it has transparent pixels.
+    transparent: Option<RgbaImage>,
+    /// Without that about transparent pixels.
+    warnings: Vec<String>,
 }
 
 const TRANSPARENT: &str = "the image has transparent pixels; it was laid over white";
 
 impl Decoded {
-    /// Blends alpha over white, with a warning. The orientation of `image` is not changed.
+    /// Blends alpha over white. The orientation of `image` is not changed.
     pub fn of_pixels(image: DynamicImage) -> Self {
         let (image, transparent) = flatten(image);
         Decoded {
             image,
-            warnings: transparent
-                .then(|| TRANSPARENT.to_owned())
-                .into_iter()
-                .collect(),
+            transparent,
+            warnings: Vec::new(),
         }
+    }
+
+    /// The input for a model, as [`preprocess`]: with its alpha for one that sees it.
+    pub fn to_input(&self, rule: &Preprocess) -> Result<(Tensor, Geometry), ImageError> {
+        match &self.transparent {
+            Some(image) if rule.channels == Channels::Rgba => preprocess_rgba(image, rule),
+            _ => preprocess(&self.image, rule),
+        }
+    }
+
+    /// The part of this corner and size.
+    pub fn cropped(&self, left: u32, top: u32, width: u32, height: u32) -> Self {
+        let image = crop_imm(&self.image, left, top, width, height).to_image();
+        let part = |image: &RgbaImage| crop_imm(image, left, top, width, height).to_image();
+        Self {
+            image,
+            transparent: self.transparent.as_ref().map(part),
+            warnings: self.warnings.clone(),
+        }
+    }
+
+    /// Where it may not look to a model as the sender expects.
+    pub fn warnings(&self, channels: Channels) -> impl Iterator<Item = String> + use<> {
+        let is_blended = self.transparent.is_some() && channels != Channels::Rgba;
+        let blended = is_blended.then(|| TRANSPARENT.to_owned());
+        self.warnings.clone().into_iter().chain(blended)
     }
 }
 
@@ -47,13 +78,11 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
             read,
             ..
         } = opened;
-        let Decoded { image, warnings } = Decoded::of_pixels(read()?);
-        let mut upright = DynamicImage::ImageRgb8(image);
-        upright.apply_orientation(orientation);
-        let told = warning.map(str::to_owned).into_iter().chain(warnings);
+        let mut image = read()?;
+        image.apply_orientation(orientation);
         Ok(Decoded {
-            image: upright.into_rgb8(),
-            warnings: told.collect(),
+            warnings: warning.map(str::to_owned).into_iter().collect(),
+            ..Decoded::of_pixels(image)
         })
     })
 }
@@ -166,10 +195,10 @@ fn with_opened<T>(
     }
 }
 
-/// RGB8 with alpha blended over white, and whether any pixel was not opaque.
-fn flatten(image: DynamicImage) -> (RgbImage, bool) {
+/// RGB8 with alpha blended over white, and the image itself where any pixel is not opaque.
+fn flatten(image: DynamicImage) -> (RgbImage, Option<RgbaImage>) {
     if !image.color().has_alpha() {
-        return (image.into_rgb8(), false);
+        return (image.into_rgb8(), None);
     }
     let rgba = image.into_rgba8();
     let (width, height) = rgba.dimensions();
@@ -182,7 +211,7 @@ fn flatten(image: DynamicImage) -> (RgbImage, bool) {
         transparent |= a < 255;
         image::Rgb([over_white(r, a), over_white(g, a), over_white(b, a)])
     });
-    (rgb, transparent)
+    (rgb, transparent.then_some(rgba))
 }
 
 #[cfg(test)]
@@ -207,6 +236,10 @@ mod tests {
     fn decode_file(name: &str) -> Decoded {
         decode(&read_file(name), &Limits::default())
             .unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    fn told(name: &str) -> Vec<String> {
+        decode_file(name).warnings(Channels::Rgb).collect()
     }
 
     /// The largest difference from the pixels PIL sees, and the size.
@@ -289,19 +322,15 @@ mod tests {
 
     #[test]
     fn animation_and_transparency_are_told() {
-        assert_eq!(decode_file("animated.png").warnings, [ANIMATED]);
-        assert!(
-            decode_file("animated.webp")
-                .warnings
-                .contains(&ANIMATED.to_owned())
-        );
-        assert_eq!(decode_file("animated.gif").warnings, [ANIMATED]);
-        assert_eq!(decode_file("still.gif").warnings, [""; 0]);
-        assert_eq!(decode_file("pages.tif").warnings, [PAGES]);
+        assert_eq!(told("animated.png"), [ANIMATED]);
+        assert!(told("animated.webp").contains(&ANIMATED.to_owned()));
+        assert_eq!(told("animated.gif"), [ANIMATED]);
+        assert_eq!(told("still.gif"), [""; 0]);
+        assert_eq!(told("pages.tif"), [PAGES]);
         for name in ["rgba.png", "rgba.tif", "transparent.gif"] {
-            assert_eq!(decode_file(name).warnings, [TRANSPARENT], "{name}");
+            assert_eq!(told(name), [TRANSPARENT], "{name}");
         }
-        assert_eq!(decode_file("rgb.png").warnings, [""; 0]);
+        assert_eq!(told("rgb.png"), [""; 0]);
     }
 
     #[test]
@@ -311,7 +340,7 @@ mod tests {
         let mut bytes = Cursor::new(Vec::new());
         opaque.write_to(&mut bytes, ImageFormat::Png).unwrap();
         let decoded = decode(bytes.get_ref(), &Limits::default()).unwrap();
-        assert_eq!(decoded.warnings, [""; 0]);
+        assert_eq!(decoded.warnings(Channels::Rgb).count(), 0);
         assert_eq!(decoded.image.get_pixel(3, 2).0, [3, 2, 9]);
     }
 

@@ -4,11 +4,11 @@
 //! crop removes are not resized. Agrees with PIL's resize to within 1 of 255.
 
 use fast_image_resize::{
-    FilterType, ResizeAlg, ResizeOptions, Resizer,
+    FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer,
     images::{TypedImage, TypedImageRef},
-    pixels::U8x3,
+    pixels::{U8x3, U8x4},
 };
-use image::RgbImage;
+use image::{DynamicImage, RgbImage, RgbaImage};
 use ndarray::{Array2, Axis, Ix3};
 
 pub use super::rule::{Channels, Filter, Layout, Preprocess, Resize};
@@ -21,29 +21,55 @@ use crate::tensor::Tensor;
 /// The model's input for an upload, `[C, H, W]` or `[H, W, C]`, and its geometry. Fails only on
 /// sizes that manifests and decoders refuse: a side of 0, or more pixels than memory can hold.
 pub fn preprocess(upload: &RgbImage, rule: &Preprocess) -> Result<(Tensor, Geometry), ImageError> {
-    let sides = [upload.width(), upload.height(), rule.width, rule.height];
+    match rule.channels {
+        Channels::Rgba => {
+            let opaque = DynamicImage::ImageRgb8(upload.clone()).into_rgba8();
+            preprocess_rgba(&opaque, rule)
+        }
+        _ => preprocess_pixels::<U8x3>(upload, upload.dimensions(), rule),
+    }
+}
+
+/// As [`preprocess`], for models that see the alpha channel. Colours count by their alpha where
+/// pixels are resized, as PIL has it.
+pub fn preprocess_rgba(
+    upload: &RgbaImage,
+    rule: &Preprocess,
+) -> Result<(Tensor, Geometry), ImageError> {
+    preprocess_pixels::<U8x4>(upload, upload.dimensions(), rule)
+}
+
+/// Of pixels that begin with red, green and blue.
+fn preprocess_pixels<P: PixelTrait<Component = u8>>(
+    upload: &[u8],
+    size: (u32, u32),
+    rule: &Preprocess,
+) -> Result<(Tensor, Geometry), ImageError> {
+    let sides = [size.0, size.1, rule.width, rule.height];
     if sides.contains(&0) || rule.resize == Resize::ShortSide(0) {
         return Err(ImageError::Resize {
             reason: "a side has no pixels".to_owned(),
         });
     }
-    let geometry = Geometry::new(upload.dimensions(), rule);
+    let geometry = Geometry::new(size, rule);
     let channels = channel_count(rule.channels);
     let (width, height) = (rule.width as usize, rule.height as usize);
     let mut data = vec![0.0; channels * width * height];
     let table = value_table(rule);
     let (columns, rows) = (Stretch::along(&geometry, 0), Stretch::along(&geometry, 1));
-    let pixels = resize(upload, &columns, &rows, rule.filter)?;
+    let pixels = resize::<P>(upload, size, &columns, &rows, rule.filter)?;
+    let samples = size_of::<P>();
     for row in 0..rows.shown {
         for column in 0..columns.shown {
-            let from =
-                3 * ((row + rows.skipped) * columns.computed as usize + column + columns.skipped);
+            let from = samples
+                * ((row + rows.skipped) * columns.computed as usize + column + columns.skipped);
             let at = (row + rows.canvas) * width + column + columns.canvas;
             let [r, g, b] = [pixels[from], pixels[from + 1], pixels[from + 2]];
+            let a = if samples == 4 { pixels[from + 3] } else { 255 };
             let ordered = match rule.channels {
-                Channels::Rgb => [r, g, b],
-                Channels::Bgr => [b, g, r],
-                Channels::Gray => [luma(r, g, b); 3],
+                Channels::Rgb | Channels::Rgba => [r, g, b, a],
+                Channels::Bgr => [b, g, r, a],
+                Channels::Gray => [luma(r, g, b); 4],
             };
             for (channel, value) in ordered.iter().take(channels).enumerate() {
                 let to = match rule.layout {
@@ -69,6 +95,7 @@ pub fn luma_of(tensor: &Tensor, rule: &Preprocess) -> Option<Array2<f32>> {
         Channels::Rgb => &[0.299, 0.587, 0.114],
         Channels::Bgr => &[0.114, 0.587, 0.299],
         Channels::Gray => &[1.0],
+        Channels::Rgba => &[0.299, 0.587, 0.114, 0.0],
     };
     let axis = match rule.layout {
         Layout::Nchw => 0,
@@ -105,6 +132,7 @@ pub fn channel_count(channels: Channels) -> usize {
     match channels {
         Channels::Rgb | Channels::Bgr => 3,
         Channels::Gray => 1,
+        Channels::Rgba => 4,
     }
 }
 
@@ -180,10 +208,11 @@ impl Stretch {
 /// The support of Lanczos, the widest filter, in pixels of the smaller of source and target.
 const WIDEST_SUPPORT: f64 = 3.0;
 
-/// The resized pixels, `rows.computed` x `columns.computed`, RGB. `resize_typed` because
+/// The resized pixels, `rows.computed` x `columns.computed`. `resize_typed` because
 /// `Resizer::resize` is compiled for every pixel type of the library.
-fn resize(
-    upload: &RgbImage,
+fn resize<P: PixelTrait<Component = u8>>(
+    upload: &[u8],
+    (width, height): (u32, u32),
     columns: &Stretch,
     rows: &Stretch,
     filter: Filter,
@@ -200,11 +229,10 @@ fn resize(
     let top = rows.source.0.floor();
     let bottom = (rows.source.0 + rows.source.1)
         .ceil()
-        .min(f64::from(upload.height()));
-    let source = TypedImageRef::<U8x3>::from_buffer(upload.width(), upload.height(), upload)
-        .map_err(failed)?;
+        .min(f64::from(height));
+    let source = TypedImageRef::<P>::from_buffer(width, height, upload).map_err(failed)?;
     let height = (bottom - top) as u32;
-    let mut narrow = TypedImage::<U8x3>::new(columns.computed, height);
+    let mut narrow = TypedImage::<P>::new(columns.computed, height);
     let options = ResizeOptions::new().resize_alg(algorithm);
     let mut resizer = Resizer::new();
     let cut = options.crop(columns.source.0, top, columns.source.1, bottom - top);
@@ -212,8 +240,9 @@ fn resize(
         .resize_typed(&source, &mut narrow, &cut)
         .map_err(failed)?;
     let narrow = TypedImageRef::new(columns.computed, height, narrow.pixels()).map_err(failed)?;
-    let mut bytes = vec![0; columns.computed as usize * rows.computed as usize * 3];
-    let mut target = TypedImage::<U8x3>::from_buffer(columns.computed, rows.computed, &mut bytes)
+    let samples = columns.computed as usize * rows.computed as usize * size_of::<P>();
+    let mut bytes = vec![0; samples];
+    let mut target = TypedImage::<P>::from_buffer(columns.computed, rows.computed, &mut bytes)
         .map_err(failed)?;
     let (from, length) = span(rows.source.0 - top, rows.source.0 - top + rows.source.1);
     let cut = options.crop(
@@ -352,6 +381,35 @@ mod tests {
         };
         // PIL: Image.fromarray([[255, 0, 51], [0, 102, 255]]).convert("L") is 82, 89.
         close(values(&grey), &[1, 1, 2], &[82.0, 89.0]);
+    }
+
+    #[test]
+    fn alpha_is_a_channel_and_weighs_the_colours_of_its_pixel() {
+        // PIL: Image.fromarray([[[200, 0, 80, 0], [100, 40, 60, 255]]], "RGBA").resize((1, 1), BILINEAR)
+        // is [100, 40, 60, 128]: what cannot be seen has no colour.
+        let upload = RgbaImage::from_fn(2, 1, |x, _| {
+            image::Rgba(if x == 0 {
+                [200, 0, 80, 0]
+            } else {
+                [100, 40, 60, 255]
+            })
+        });
+        let rule = Preprocess {
+            channels: Channels::Rgba,
+            layout: Layout::Nchw,
+            ..rule(1, 1, Resize::Stretch)
+        };
+        let (found, _) = preprocess_rgba(&upload, &rule).unwrap();
+        assert_eq!(found.shape(), [4, 1, 1]);
+        for (value, expected) in found.iter().zip([100.0, 40.0, 60.0, 128.0]) {
+            assert!((value - expected).abs() <= 1.0, "{found}");
+        }
+        let opaque = RgbImage::from_pixel(2, 1, image::Rgb([7, 8, 9]));
+        let (found, _) = preprocess(&opaque, &rule).unwrap();
+        assert_eq!(
+            found.iter().copied().collect::<Vec<_>>(),
+            [7.0, 8.0, 9.0, 255.0]
+        );
     }
 
     #[test]

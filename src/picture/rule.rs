@@ -46,6 +46,8 @@ pub enum Channels {
     Rgb,
     Bgr,
     Gray,
+    /// Red, green, blue and alpha.
+    Rgba,
 }
 
 /// How an upload of any size becomes `width` x `height`.

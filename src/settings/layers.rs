@@ -219,6 +219,9 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
     let max_tensor_elements = fields.take("max_tensor_elements", POSITIVE, |elements| {
         *elements > 0usize
     });
+    let max_input_elements = fields.take("max_input_elements", POSITIVE, |elements| {
+        *elements > 0usize
+    });
     let queue_rows = fields.take("queue_rows", POSITIVE, |rows| *rows > 0usize);
     let batch_rows = fields.take("batch_rows", POSITIVE, |rows| *rows > 0usize);
     let batch_memory_mib = fields.take("batch_memory_mib", POSITIVE, |mib| *mib > 0u64);
@@ -280,6 +283,7 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
         max_pixels: max_pixels?,
         max_side: max_side?,
         max_tensor_elements: max_tensor_elements?,
+        max_input_elements: max_input_elements?,
         queue_rows: queue_rows?,
         batch_rows: batch_rows?,
         batch_memory_mib: batch_memory_mib?,

@@ -60,6 +60,7 @@ pub struct Settings {
     pub max_pixels: u64,
     pub max_side: u32,
     pub max_tensor_elements: usize,
+    pub max_input_elements: usize,
     pub queue_rows: usize,
     pub batch_rows: usize,
     pub batch_memory_mib: u64,

@@ -16,9 +16,8 @@ use super::{Recipe, Targets, TrainingError};
 use crate::{
     dataset::Dataset,
     picture::{
-        RgbImage,
         decode::Limits,
-        preprocess::{Layout, Preprocess, preprocess},
+        preprocess::{Layout, Preprocess},
     },
     random,
     tensor::Tensor,
@@ -236,14 +235,17 @@ impl Loader {
         {
             return Ok(kept);
         }
-        let mut image = self.dataset.read(index, &self.limits)?.image;
+        let mut image = self.dataset.read(index, &self.limits)?;
         if let Some(shares) = crop {
-            image = cropped(&image, shares);
+            let (left, top, side) = window(image.image.dimensions(), shares);
+            image = image.cropped(left, top, side, side);
         }
-        let (input, _) = preprocess(&image, &self.rule).map_err(|source| TrainingError::Image {
-            file: self.dataset.images[index].file.clone(),
-            source,
-        })?;
+        let (input, _) = image
+            .to_input(&self.rule)
+            .map_err(|source| TrainingError::Image {
+                file: self.dataset.images[index].file.clone(),
+                source,
+            })?;
         let input = Arc::new(input);
         if crop.is_none() {
             self.kept.add(index, &input);
@@ -263,14 +265,13 @@ impl Loader {
 }
 
 /// A square of 50 to 100 % of the short side.
-fn cropped(image: &RgbImage, [side, left, top]: [f64; 3]) -> RgbImage {
+fn window((width, height): (u32, u32), [side, left, top]: [f64; 3]) -> (u32, u32, u32) {
     let below = |share: f64, count: u32| (share * f64::from(count)) as u32;
-    let (width, height) = image.dimensions();
     let short = width.min(height);
     let least = short.div_ceil(2);
     let side = least + below(side, short - least + 1);
     let (left, top) = (below(left, width - side + 1), below(top, height - side + 1));
-    image::imageops::crop_imm(image, left, top, side, side).to_image()
+    (left, top, side)
 }
 
 #[cfg(test)]
@@ -317,14 +318,11 @@ mod tests {
 
     #[test]
     fn crops_lie_inside_and_have_half_to_all_of_the_short_side() {
-        let image = RgbImage::new(7, 5);
         for share in [0.0, 0.3, 0.7, 1.0 - f64::EPSILON] {
             for place in [0.0, 1.0 - f64::EPSILON] {
-                let (width, height) = cropped(&image, [share, place, place]).dimensions();
-                assert!(
-                    width == height && (3..=5).contains(&width),
-                    "{width} x {height}"
-                );
+                let (left, top, side) = window((7, 5), [share, place, place]);
+                assert!((3..=5).contains(&side), "{side}");
+                assert!(left + side <= 7 && top + side <= 5, "{left} {top} {side}");
             }
         }
     }

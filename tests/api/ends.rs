@@ -16,7 +16,7 @@ use crate::{
     fixture::{Service, open},
 };
 
-fn info(name: &str, element: Element, sizes: &[usize]) -> ValueInfo {
+pub fn info(name: &str, element: Element, sizes: &[usize]) -> ValueInfo {
     let shape = [Dim::from("N")]
         .into_iter()
         .chain(sizes.iter().map(|&size| size.into()))
@@ -27,7 +27,7 @@ fn info(name: &str, element: Element, sizes: &[usize]) -> ValueInfo {
     }
 }
 
-fn graph(
+pub fn graph(
     input: ValueInfo,
     outputs: Vec<ValueInfo>,
     constants: Vec<(&str, Literal)>,
@@ -47,10 +47,10 @@ fn graph(
     }
 }
 
-const WEIGHTS: [f64; 6] = [1.0, 2.0, -1.0, 0.5, -0.25, 3.0];
+pub const WEIGHTS: [f64; 6] = [1.0, 2.0, -1.0, 0.5, -0.25, 3.0];
 
 /// Scores W x of three classes over two numbers, in `element`.
-fn linear(element: Element, nodes: Vec<Node>, outputs: Vec<ValueInfo>) -> Graph {
+pub fn linear(element: Element, nodes: Vec<Node>, outputs: Vec<ValueInfo>) -> Graph {
     let weights = Literal::from_f64s(element, &[3, 2], &WEIGHTS);
     let first = Node::new("Gemm", ["x", "w"], ["z"]).with("transB", 1_i64);
     graph(
@@ -62,16 +62,16 @@ fn linear(element: Element, nodes: Vec<Node>, outputs: Vec<ValueInfo>) -> Graph 
 }
 
 /// The z of x = (1, 2).
-const SCORES: [f32; 3] = [5.0, 0.0, 5.75];
+pub const SCORES: [f32; 3] = [5.0, 0.0, 5.75];
 
-fn sigmoid(z: f64) -> f64 {
+pub fn sigmoid(z: f64) -> f64 {
     1.0 / (1.0 + (-z).exp())
 }
 
 /// A model's folder: its id, its graph, and the other files in it.
-type Folder<'a> = (&'a str, Vec<u8>, &'a [(&'a str, &'a str)]);
+pub type Folder<'a> = (&'a str, Vec<u8>, &'a [(&'a str, &'a str)]);
 
-fn serve(models: &[Folder<'_>]) -> (TempDir, Service) {
+pub fn serve(models: &[Folder<'_>]) -> (TempDir, Service) {
     let folder = tempfile::tempdir().unwrap();
     for (id, model, files) in models {
         let own = folder.path().join(id);
@@ -88,16 +88,16 @@ fn serve(models: &[Folder<'_>]) -> (TempDir, Service) {
     (folder, service)
 }
 
-fn written(graph: &Graph) -> Vec<u8> {
+pub fn written(graph: &Graph) -> Vec<u8> {
     write_model(graph).unwrap()
 }
 
-fn at(x: &[f32]) -> Value {
+pub fn at(x: &[f32]) -> Value {
     json!({ "tensor": { "shape": [x.len()], "data": x } })
 }
 
 /// index -> score.
-async fn predict(service: &Service, id: &str, input: &Value) -> BTreeMap<u64, f64> {
+pub async fn predict(service: &Service, id: &str, input: &Value) -> BTreeMap<u64, f64> {
     let answer = send_to(
         &service.router,
         post_json(&format!("/predict?model={id}"), input),
@@ -118,7 +118,7 @@ async fn predict(service: &Service, id: &str, input: &Value) -> BTreeMap<u64, f6
         .collect()
 }
 
-async fn gradient(service: &Service, id: &str, query: &str, input: &Value) -> Vec<f32> {
+pub async fn gradient(service: &Service, id: &str, query: &str, input: &Value) -> Vec<f32> {
     let uri = format!("/explain?model={id}&method=gradient&format=json&{query}");
     values(
         &send_to(&service.router, post_json(&uri, input))
@@ -127,7 +127,7 @@ async fn gradient(service: &Service, id: &str, query: &str, input: &Value) -> Ve
     )
 }
 
-fn close(found: &[f32], expected: &[f32]) {
+pub fn close(found: &[f32], expected: &[f32]) {
     let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * b.abs().max(1.0);
     assert!(
         found.len() == expected.len() && found.iter().zip(expected).all(near),
@@ -135,7 +135,7 @@ fn close(found: &[f32], expected: &[f32]) {
     );
 }
 
-async fn faults(service: &Service) -> BTreeMap<String, String> {
+pub async fn faults(service: &Service) -> BTreeMap<String, String> {
     let list = send_to(&service.router, get("/models")).await.answer();
     let broken = list["broken_models"].as_array().unwrap().iter();
     broken
@@ -195,7 +195,7 @@ fn of_pixels(element: Element, nodes: Vec<Node>, constants: Vec<(&str, Literal)>
     ))
 }
 
-fn cast(from: &str, name: &str, to: Element) -> Node {
+pub fn cast(from: &str, name: &str, to: Element) -> Node {
     Node::new("Cast", [from], [name]).with("to", to as i64)
 }
 

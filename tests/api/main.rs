@@ -29,6 +29,7 @@ mod fixture;
 mod forward;
 mod gad_train;
 mod images;
+mod inputs;
 mod jobs;
 mod load;
 mod methods;

@@ -59,6 +59,7 @@ pub fn explained(
             name: "x".into(),
             shape: shape.clone(),
             preprocess: None,
+            open: None,
         },
         graph: &graph,
     };

@@ -74,6 +74,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
                 name: "x".into(),
                 shape: vec![inputs],
                 preprocess: None,
+                open: None,
             },
             head: Head::Logits,
             pattern_layers: PatternLayers::All,
@@ -93,6 +94,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
         }),
         provenance: None,
         supports: Arc::default(),
+        outputs: Default::default(),
         warnings: Vec::new(),
         notes: Vec::new(),
     })

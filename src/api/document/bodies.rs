@@ -14,7 +14,7 @@ use utoipa::{
 };
 
 use super::parameters::{self, Field};
-use crate::api::contents::MAX_IMAGES;
+use crate::{api::contents::MAX_IMAGES, app::requested::INPUTS_DOC};
 
 /// Bytes, as the content type says.
 pub struct Binary;
@@ -166,7 +166,9 @@ fn tensor() -> Ref {
     Ref::from_schema_name("Tensor")
 }
 
-fn inputs() -> [Field; 3] {
+fn inputs() -> [Field; 4] {
+    let others = ObjectBuilder::new()
+        .additional_properties(Some(Schema::from(Object::with_type(SchemaType::AnyValue))));
     let images = ArrayBuilder::new()
         .items(text())
         .max_items(Some(MAX_IMAGES))
@@ -185,6 +187,7 @@ fn inputs() -> [Field; 3] {
             "An input that is already preprocessed; with one leading axis more, a batch of them.",
             tensor(),
         ),
+        Field::new("inputs", INPUTS_DOC, others),
     ]
 }
 

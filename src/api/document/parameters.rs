@@ -22,6 +22,7 @@ use crate::{
         compare::MAX_WAYS,
         options::OPTIONS,
         plan::{DEFAULT_TOP_K, MAX_TOP_K},
+        requested,
     },
     methods::{
         parameters::{self, Kind},
@@ -138,14 +139,9 @@ pub(super) fn of_predict() -> Vec<Field> {
         .schema_type(Type::Integer)
         .minimum(Some(1))
         .maximum(Some(MAX_TOP_K as f64));
-    vec![
-        model(),
-        Field::new(
-            "top_k",
-            format!("The number of classes. Default: {DEFAULT_TOP_K}."),
-            top_k,
-        ),
-    ]
+    let doc = format!("The number of classes. Default: {DEFAULT_TOP_K}.");
+    let top_k = Field::new("top_k", doc, top_k);
+    of_model().chain([top_k]).collect()
 }
 
 /// The deadline of a request.
@@ -178,8 +174,7 @@ fn shared() -> impl Iterator<Item = Field> {
         .partition(|(_, takers)| takers.len() == METHODS.len());
     let describe =
         |(row, takers): (&'static parameters::Parameter, Vec<&'static str>)| of_row(row, &takers);
-    [model()]
-        .into_iter()
+    of_model()
         .chain(for_all.into_iter().map(describe))
         .chain([Field::new(
             "targets",
@@ -209,12 +204,15 @@ fn of_methods() -> impl Iterator<Item = Field> {
     rows().into_iter().map(|(row, takers)| of_row(row, &takers))
 }
 
-fn model() -> Field {
-    Field::new(
-        "model",
-        "The model's id. Default: the server's default model.",
-        ObjectBuilder::new().schema_type(Type::String),
-    )
+/// The model, and how it is used.
+fn of_model() -> impl Iterator<Item = Field> {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let model = "The model's id. Default: the server's default model.";
+    let others = requested::PARAMETERS.into_iter();
+    [("model", model)]
+        .into_iter()
+        .chain(others)
+        .map(move |(name, doc)| Field::new(name, doc, text()))
 }
 
 /// What parameters choose among: types of their own, which clients know by one name wherever they

@@ -77,7 +77,10 @@ impl Sent<'_> {
             let pixels: Vec<u8> = data.iter().map(|value| *value as u8).collect();
             let is_same = |(pixel, value): (&u8, &f32)| f32::from(*pixel) == *value;
             if !pixels.iter().zip(&data).all(is_same) {
-                return Err(self.refuse("holds values that are no whole numbers from 0 to 255", "pixels"));
+                return Err(self.refuse(
+                    "holds values that are no whole numbers from 0 to 255",
+                    "pixels",
+                ));
             }
             return self.from_bytes(shape, pixels.into());
         }

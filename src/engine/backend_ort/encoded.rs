@@ -1,7 +1,11 @@
 //! A graph prepared for sessions: for the CPU optimised and rewritten once for all sessions, then
 //! encoded.
 
-use std::io::Write;
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
 
 use ort::{
     logging::LogLevel,
@@ -10,7 +14,7 @@ use ort::{
         builder::{GraphOptimizationLevel, SessionBuilder},
     },
 };
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::{Runtime, RuntimeError, Threads, configure, open_error};
 use crate::engine::{
@@ -20,7 +24,10 @@ use crate::engine::{
     },
     provider::Provider,
 };
-use onnx_autodiff::onnx::{OnnxError, Types, graph::Graph, infer, read_model, write_model};
+use onnx_autodiff::onnx::{
+    LARGEST_MODEL, ModelParts, OnnxError, Types, graph::Graph, infer, read_model, write_model,
+    write_model_parts,
+};
 
 /// Encoded models of at least this size, in bytes, are passed to the runtime as a file.
 const LARGE_MODEL_BYTES: usize = 16 << 20;
@@ -39,14 +46,25 @@ pub struct Encoded {
 enum ModelBytes {
     Memory(Vec<u8>),
     File(NamedTempFile),
+    /// With a file of its weights beside it.
+    Parts(TempDir),
+    /// Of somebody else.
+    Path(PathBuf),
 }
+
+/// The files of [`ModelBytes::Parts`].
+const MODEL: &str = "model.onnx";
+const DATA: &str = "model.onnx.data";
 
 impl Encoded {
     /// Encodes a graph. On the CPU, large matrices stay outside, where sessions read them, and
     /// custom operators replace some nodes (`cpu/mod.rs`).
     pub fn new(runtime: &Runtime, graph: Graph, provider: Provider) -> Result<Self, RuntimeError> {
         if provider != Provider::Cpu {
-            return Ok(Self::of_bytes(encode(&graph)?, provider));
+            return Ok(Self::of(
+                ModelBytes::encode(&graph, LARGEST_MODEL)?,
+                provider,
+            ));
         }
         let failed = |error: OnnxError| RuntimeError::Open {
             reason: error.to_string(),
@@ -73,14 +91,23 @@ impl Encoded {
         }
         Ok(Self {
             lent,
-            ..Self::of_bytes(encode(&graph)?, provider)
+            ..Self::of(ModelBytes::encode(&graph, LARGEST_MODEL)?, provider)
         })
     }
 
     /// Takes an encoded `ModelProto`, unchanged.
     pub fn of_bytes(model: Vec<u8>, provider: Provider) -> Self {
+        Self::of(ModelBytes::of(model), provider)
+    }
+
+    /// Takes the file of an encoded `ModelProto`, which may have external data beside it.
+    pub fn of_file(path: &Path, provider: Provider) -> Self {
+        Self::of(ModelBytes::Path(path.to_owned()), provider)
+    }
+
+    fn of(model: ModelBytes, provider: Provider) -> Self {
         Self {
-            model: ModelBytes::of(model),
+            model,
             lent: Vec::new(),
             provider,
             optimised: false,
@@ -131,10 +158,28 @@ impl ModelBytes {
         file.map_or(Self::Memory(model), Self::File)
     }
 
+    /// In one piece of at most so many bytes, else in two files.
+    fn encode(graph: &Graph, most: usize) -> Result<Self, RuntimeError> {
+        let failed = |error: &dyn std::fmt::Display| RuntimeError::Open {
+            reason: error.to_string(),
+        };
+        match write_model(graph) {
+            Ok(model) if model.len() <= most => Ok(Self::of(model)),
+            Ok(_) | Err(OnnxError::TooLarge { .. }) => {
+                let parts = write_model_parts(graph, DATA).map_err(|error| failed(&error))?;
+                let folder = write_parts(&parts).map_err(|error| failed(&error))?;
+                Ok(Self::Parts(folder))
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
     fn open(&self, mut builder: SessionBuilder) -> Result<Session, RuntimeError> {
         let session = match self {
             Self::Memory(model) => builder.commit_from_memory(model),
             Self::File(file) => builder.commit_from_file(file.path()),
+            Self::Parts(folder) => builder.commit_from_file(folder.path().join(MODEL)),
+            Self::Path(path) => builder.commit_from_file(path),
         };
         session.map_err(open_error)
     }
@@ -171,7 +216,7 @@ fn optimise(runtime: &Runtime, graph: &Graph, types: &Types) -> Result<ModelByte
     let builder = builder
         .with_optimized_model_path(file.path())
         .map_err(open_error)?;
-    drop(ModelBytes::of(encode(&graph)?).open(builder)?);
+    drop(ModelBytes::encode(&graph, LARGEST_MODEL)?.open(builder)?);
     let optimised = read_model(file.path()).map_err(failed)?;
     let optimised =
         parameters::restore(optimised, &stand_ins, types, runtime.block_size).map_err(|error| {
@@ -180,7 +225,7 @@ fn optimise(runtime: &Runtime, graph: &Graph, types: &Types) -> Result<ModelByte
             }
         })?;
     let rewritten = nchwc::rewrite(optimised, types, runtime.block_size).map_err(failed)?;
-    Ok(ModelBytes::of(encode(&rewritten)?))
+    ModelBytes::encode(&rewritten, LARGEST_MODEL)
 }
 
 fn write_file(bytes: &[u8]) -> std::io::Result<NamedTempFile> {
@@ -189,10 +234,12 @@ fn write_file(bytes: &[u8]) -> std::io::Result<NamedTempFile> {
     Ok(file)
 }
 
-fn encode(graph: &Graph) -> Result<Vec<u8>, RuntimeError> {
-    write_model(graph).map_err(|error| RuntimeError::Open {
-        reason: error.to_string(),
-    })
+fn write_parts(parts: &ModelParts) -> std::io::Result<TempDir> {
+    let folder = TempDir::new()?;
+    std::fs::write(folder.path().join(MODEL), &parts.model)?;
+    let mut data = BufWriter::new(File::create(folder.path().join(DATA))?);
+    parts.write_data(&mut data)?;
+    Ok(folder)
 }
 
 #[cfg(test)]

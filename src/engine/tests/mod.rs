@@ -196,6 +196,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
                 name: name.into(),
                 shape: shape.to_vec(),
                 preprocess: None,
+                open: None,
             },
             head: Head::Logits,
             pattern_layers: PatternLayers::All,
@@ -212,6 +213,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
         patterns: None,
         provenance: None,
         supports: Arc::default(),
+        outputs: Default::default(),
         warnings: Vec::new(),
         notes: Vec::new(),
     })

@@ -126,7 +126,8 @@ impl Scene {
 /// Of each channel of an input, its place in RGB.
 fn order(channels: Channels) -> &'static [usize] {
     match channels {
-        Channels::Rgb => &[0, 1, 2],
+        // Of alpha nothing is shown.
+        Channels::Rgb | Channels::Rgba => &[0, 1, 2],
         Channels::Bgr => &[2, 1, 0],
         Channels::Gray => &[0],
     }

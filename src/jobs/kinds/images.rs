@@ -12,12 +12,7 @@ use crate::{
     evaluation::report::requested,
     jobs::{Context, WorkError},
     model::Model,
-    picture::{
-        RgbImage,
-        decode::Limits,
-        geometry::Geometry,
-        preprocess::{Preprocess, preprocess},
-    },
+    picture::{RgbImage, decode::Limits, geometry::Geometry, preprocess::Preprocess},
     tensor::Tensor,
 };
 use onnx_autodiff::autodiff::spec::DeriveSpec;
@@ -85,13 +80,13 @@ pub(super) fn read(
     rule: &Preprocess,
     limits: &Limits,
 ) -> Result<(RgbImage, Arc<Tensor>, Geometry), DatasetError> {
-    let image = dataset.read(index, limits)?.image;
+    let decoded = dataset.read(index, limits)?;
     let fault = |source| DatasetError::Image {
         file: dataset.images[index].file.clone(),
         source,
     };
-    let (input, geometry) = preprocess(&image, rule).map_err(fault)?;
-    Ok((image, Arc::new(input), geometry))
+    let (input, geometry) = decoded.to_input(rule).map_err(fault)?;
+    Ok((decoded.image, Arc::new(input), geometry))
 }
 
 /// What a model answers to these images, in their order; tells how many are done.

@@ -374,6 +374,7 @@ mod tests {
         name: "x".into(),
         shape: vec![3, 8, 8],
         preprocess: None,
+        open: None,
     });
     static GRAPH: LazyLock<Arc<Graph>> = LazyLock::new(Arc::default);
     static SETS: LazyLock<[Arc<SupportSet>; 1]> =
@@ -711,6 +712,7 @@ mod tests {
     fn every_choice_allowed_is_accepted_and_nothing_else() {
         let input = Input {
             preprocess: Some(Preprocess::plain(8, 8)),
+            open: None,
             ..INPUT.clone()
         };
         let labels = Labels::default();

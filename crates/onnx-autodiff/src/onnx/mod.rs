@@ -28,7 +28,7 @@ pub use infer::{infer, infer_node};
 pub use limits::LARGEST_MODEL;
 pub use read::{NEWEST_OPSET, OLDEST_OPSET, ReadModel, read_bytes, read_model, read_model_files};
 pub use types::{Types, oversize};
-pub use write::{ExternalRef, write_model, write_model_external};
+pub use write::{ExternalRef, ModelParts, write_model, write_model_external, write_model_parts};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,13 @@
 //! Graph -> bytes of an ONNX model. Equal graphs give identical bytes: attributes, metadata and
 //! initializers are sorted by name. Protobuf ends at 2 GB: a larger model is refused, unless its
-//! weights lie outside (`write_model_external`).
+//! weights lie outside (`write_model_external`, `write_model_parts`).
 
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+};
+
+use bytes::Bytes;
 use prost::Message;
 
 use super::error::OnnxError;
@@ -75,6 +81,57 @@ pub fn write_model_external(
         bytes if bytes > LARGEST_MODEL => Err(OnnxError::TooLarge { bytes }),
         _ => Ok(model.encode_to_vec()),
     }
+}
+
+/// Initializers below this size, in bytes, stay in the model's file.
+const INSIDE_BYTES: usize = 1024;
+/// External data starts at multiples of this, so that runtimes can map it.
+const ALIGNMENT: u64 = 4096;
+
+/// A model in two files.
+pub struct ModelParts {
+    /// The model's own file.
+    pub model: Vec<u8>,
+    /// What the file beside it holds, and where each part starts, by rising offset; between them
+    /// are zeros.
+    pub data: Vec<(u64, Bytes)>,
+}
+
+impl ModelParts {
+    /// Writes the file beside the model's.
+    pub fn write_data(&self, file: &mut impl Write) -> io::Result<()> {
+        let mut end = 0;
+        for (start, bytes) in &self.data {
+            io::copy(&mut io::Read::take(io::repeat(0), start - end), file)?;
+            file.write_all(bytes)?;
+            end = start + bytes.len() as u64;
+        }
+        file.flush()
+    }
+}
+
+/// Encodes the model with its weights in a file called `location` beside it. Bytes that several
+/// initializers share are there once.
+pub fn write_model_parts(graph: &Graph, location: &str) -> Result<ModelParts, OnnxError> {
+    let (mut data, mut end) = (Vec::<(u64, Bytes)>::new(), 0_u64);
+    let mut known: HashMap<(*const u8, usize), u64> = HashMap::new();
+    let mut place = |_: &str, literal: &Literal| {
+        let bytes = &literal.bytes;
+        let offset = *known
+            .entry((bytes.as_ptr(), bytes.len()))
+            .or_insert_with(|| {
+                let start = end.next_multiple_of(ALIGNMENT);
+                end = start + bytes.len() as u64;
+                data.push((start, bytes.clone()));
+                start
+            });
+        Some(ExternalRef {
+            location: location.to_owned(),
+            offset,
+        })
+    };
+    let model = write_model_external(graph, INSIDE_BYTES, &mut place)?;
+    Ok(ModelParts { model, data })
 }
 
 fn external_tensor(name: &str, literal: &Literal, at: &ExternalRef) -> TensorProto {

@@ -308,6 +308,7 @@ impl<'a> ShardContext<'a> {
                 .split(", ")
                 .filter(|word| !["signed", "absolute"].contains(word));
             Way {
+                given: parameters.to_json(),
                 heatmap: HeatmapOptions {
                     view: View::Crop,
                     size: Some(SAMPLE_SIDE),

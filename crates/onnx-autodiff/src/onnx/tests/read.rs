@@ -13,6 +13,7 @@ use crate::onnx::proto::{
 };
 use crate::onnx::{
     ExternalRef, read_bytes, read_model, read_model_files, write_model, write_model_external,
+    write_model_parts,
 };
 
 fn linear() -> Graph {
@@ -360,6 +361,33 @@ fn a_model_above_two_gigabytes_is_refused_unless_its_weights_lie_outside() {
         })
     };
     assert!(write_model_external(&source, 1 << 20, &mut { outside }).is_ok());
+}
+
+#[test]
+fn a_model_in_parts_reads_back_equal_and_holds_shared_bytes_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut source = linear();
+    let numbers: Vec<f32> = (0..1500).map(|i| i as f32).collect();
+    let large = Literal::from_f32s(&[1500], &numbers);
+    let others = [("large", &large), ("again", &large)];
+    source
+        .initializers
+        .extend(others.map(|(name, literal)| (name.to_owned(), literal.clone())));
+    source
+        .initializers
+        .insert("other".into(), Literal::from_f32s(&[1000], &[0.5; 1000]));
+    let parts = write_model_parts(&source, "net.onnx.data").unwrap();
+    let offsets: Vec<u64> = parts.data.iter().map(|(start, _)| *start).collect();
+    assert_eq!(offsets, [0, 8192]);
+    let mut data = Vec::new();
+    parts.write_data(&mut data).unwrap();
+    assert_eq!(data.len(), 8192 + 4000);
+    std::fs::write(folder.path().join("net.onnx.data"), &data).unwrap();
+    std::fs::write(folder.path().join("net.onnx"), &parts.model).unwrap();
+    let back = read_model(&folder.path().join("net.onnx")).unwrap();
+    assert_eq!(back.initializers["again"], large);
+    assert_eq!(back.initializers["other"], source.initializers["other"]);
+    assert_eq!(back.nodes, source.nodes);
 }
 
 #[test]
