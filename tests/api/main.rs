@@ -25,6 +25,7 @@ mod documents;
 mod edge;
 mod ends;
 mod evaluate;
+mod exporters;
 mod fixture;
 mod forward;
 mod gad_train;
