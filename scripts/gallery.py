@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """The README's table of methods: formula, cost, time on the bundled SqueezeNet, and a thumbnail of each on one photo; and all methods of
 the PGIG paper in one grid. Starts the release server; `make gallery` builds it first. `--pictures BINARY` starts another one and makes the
-pictures alone: its times are not those of a release.
+pictures and the table with the times that stand there: its own are not those of a release.
 """
 
 import contextlib
 import json
 import pathlib
+import re
 import socket
 import statistics
 import subprocess
@@ -60,21 +61,33 @@ def post(url, body):
 
 def main():
     photo = (DOCS / "photo.png").read_bytes()
+    readme = (ROOT / "README.md").read_text()
+    before, rest = readme.split(BEGIN)
+    table, after = rest.split(END)
+    times = dict(re.findall(r"\| `(\w+)` \|.*\| ([^|]*) \|\n", table))
     rows = []
     pictures_only = sys.argv[1:2] == ["--pictures"]
     with server(sys.argv[2] if pictures_only else ROOT / "target/release/explaind") as address:
+        card = json.load(urllib.request.urlopen(f"{address}/models/squeezenet1_1"))
+        reasons = {method["id"]: method.get("reason") or "" for method in card["methods"]}
         for method in json.load(urllib.request.urlopen(f"{address}/methods"))["methods"]:
             described = f"`{method['id']}` | {method['formula']}<br>*{method['paper']}* | {method['cost']}"
             if any(parameter["name"] == "supports" for parameter in method["parameters"]):
                 # They are trained for two classes of a model of one's own.
                 rows.append(f"| | {described}; needs [supports](docs/gad.md) | |\n")
                 continue
+            if "no attention" in reasons[method["id"]]:
+                rows.append(f"| | {described}; needs [attention](docs/methods.md#attention) | |\n")
+                continue
             # As they stand in the table: small, under the name of the method.
             url = f"{address}/explain?method={method['id']}&legend=false&view=crop&size=160"
             thumbnail, _ = post(url, photo)
             (DOCS / f"{method['id']}.png").write_bytes(thumbnail)
-            took = statistics.median(post(url, photo)[1] for _ in range(1 if pictures_only else REPEATS))
-            time_text = f"{took:.0f} ms" if took < 1000 else f"{took / 1000:.1f} s"
+            if pictures_only:
+                time_text = times.get(method["id"], "").strip()
+            else:
+                took = statistics.median(post(url, photo)[1] for _ in range(REPEATS))
+                time_text = f"{took:.0f} ms" if took < 1000 else f"{took / 1000:.1f} s"
             patterns = "; needs patterns" if method["needs_patterns"] else ""
             rows.append(f"| <img src=\"docs/methods/{method['id']}.png\" width=\"110\"> | {described}{patterns} | {time_text} |\n")
         grid, took = post(f"{address}/compare?" + "&".join(f"method={method}" for method in PAPER), (ROOT / "examples/scarlet_macaw.webp").read_bytes())
@@ -83,12 +96,7 @@ def main():
         explained, _ = post(f"{address}/explain?method=pgig&caption=true&size=560&format=jpeg", jaguar)
         (ROOT / "docs/jaguar.jpg").write_bytes(explained)
         print(f"{len(PAPER)} methods in one request: {took / 1000:.1f} s")
-    if pictures_only:
-        return
     table = "| | Method | What it computes | Evaluations | Time |\n|---|---|---|---|---|\n" + "".join(rows)
-    readme = (ROOT / "README.md").read_text()
-    before, rest = readme.split(BEGIN)
-    after = rest.split(END)[1]
     (ROOT / "README.md").write_text(before + BEGIN + table + END + after)
 
 

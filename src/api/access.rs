@@ -17,7 +17,7 @@ use axum::{
 use hyper::body::{Frame, SizeHint};
 use tracing::{Instrument, Span, field::Empty};
 
-use super::REQUEST_ID;
+use super::{REQUEST_ID, problem::RefusedParameter};
 use crate::{telemetry::names, text::excerpt};
 
 /// The header of W3C Trace Context.
@@ -25,13 +25,22 @@ pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 
 /// Asked every few seconds by balancers and monitors: logged at debug, unless the answer is a
 /// server error.
-const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+const PROBES: [&str; 6] = [
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/ping",
+    "/v2/health/live",
+    "/v2/health/ready",
+];
 
-/// Why a request was refused: for its line in the log, carried in the response's extensions.
+/// Why a request was refused: for its line in the log, and for answers in other forms; carried in the
+/// response's extensions.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub code: String,
     pub detail: String,
+    pub errors: Vec<RefusedParameter>,
 }
 
 /// Runs a request in its span, measures it, and logs it when the last byte of its response is

@@ -44,7 +44,7 @@ pub struct Problem {
 }
 
 /// One refused parameter.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RefusedParameter {
     pub param: String,
     pub message: String,
@@ -95,6 +95,7 @@ impl IntoResponse for ApiError {
         let refusal = Refusal {
             code: problem.code.clone(),
             detail: problem.detail.clone(),
+            errors: problem.errors.clone(),
         };
         let mut response = (status, Extension(refusal), axum::Json(problem)).into_response();
         let headers = response.headers_mut();

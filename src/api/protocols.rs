@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Api, access::Refusal, contents::join, reply};
+use super::{Api, access::Refusal, contents::join, problem::RefusedParameter, reply};
 use crate::{
     app::{
         App, AppError, Predicted, StageTimes, answer,
@@ -65,6 +65,9 @@ pub struct ProtocolError {
     /// The kind of problem, to branch on.
     #[schema(example = "unknown_model")]
     pub r#type: String,
+    /// Every refused parameter, at most 20.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<RefusedParameter>,
 }
 
 /// A problem as these protocols tell it.
@@ -81,6 +84,7 @@ async fn in_their_words(response: Response) -> Response {
         message: refusal.detail.clone(),
         code: status.as_u16(),
         r#type: refusal.code.clone(),
+        errors: refusal.errors.clone(),
     };
     let mut told = (status, Extension(refusal), Json(body)).into_response();
     let retry = retry.map(|wait| (header::RETRY_AFTER, wait));

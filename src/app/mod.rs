@@ -239,6 +239,7 @@ impl App {
             caller,
             pictures: Some(&self.parts.pictures),
             supports: Some(&self.parts.supports),
+            attn_lrp: self.settings().attn_lrp,
         }
     }
 }

@@ -130,7 +130,7 @@ impl Derive {
         let graph = match &self.parameters {
             None if self.method.is_asked() => {
                 let head = self.head.map(|head| json!(head));
-                self.method.graph(&model, head)?
+                self.method.graph(&model, head, settings.attn_lrp)?
             }
             Some(names) => {
                 let wanted = match names.as_slice() {

@@ -12,7 +12,7 @@ use explaind::{
         RunInputs,
         formula::Formula,
         noise,
-        parameters::{Method, Need, Parameters},
+        parameters::{Method, Need, Parameters, lrp::attn_lrp_fault},
         path::PathParameters,
         registry::METHODS,
         target::Target as Explained,
@@ -99,9 +99,17 @@ impl MethodArgs {
     }
 
     /// The graph with its metadata; tells what it takes.
-    pub(super) fn graph(self, model: &Arc<Model>, head: Option<Value>) -> anyhow::Result<Graph> {
+    pub(super) fn graph(
+        self,
+        model: &Arc<Model>,
+        head: Option<Value>,
+        attn_lrp: bool,
+    ) -> anyhow::Result<Graph> {
         let is_input = self.target.as_deref() == Some("input");
         let parameters = self.resolve(model, head, is_input)?;
+        if let Some(fault) = attn_lrp_fault(&parameters).filter(|_| !attn_lrp) {
+            return Err(Faults::from(fault).into());
+        }
         let inputs = inputs(model, parameters)?;
         let parameters = inputs.parameters.clone();
         let formula = (parameters.method.build)(inputs).formula();

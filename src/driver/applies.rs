@@ -40,7 +40,8 @@ impl RuleSetFaults {
     pub fn beside_gradient(graph: &Graph) -> Self {
         let fault = |set: RuleSetId| {
             let spec = DeriveSpec {
-                // Without weights of its own; a node has a rule in all composites or in none.
+                // Without weights of its own; a node has a rule in all composites but AttnLRP, which a
+                // setting allows, or in none.
                 lrp: Lrp {
                     composite: Composite::Epsilon,
                     ..Lrp::default()

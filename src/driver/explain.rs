@@ -15,7 +15,7 @@ use crate::{
     methods::{
         Explained, ExplainedTarget, MethodRun, Prediction, Request, RunInputs, Timing, doubts, gad,
         head_value,
-        parameters::{Facts, Need, Parameters},
+        parameters::{Facts, Need, Parameters, lrp::attn_lrp_fault},
         target::{ResolvedTarget, Target, ranked},
     },
     model::{Model, labels::Classes, manifest::OutputKind},
@@ -99,6 +99,9 @@ impl Driver<'_> {
     ) -> Result<Explanations, DriverError> {
         for Request { parameters, .. } in requests {
             check(&self.model, &self.input, parameters)?;
+            if let Some(fault) = attn_lrp_fault(parameters).filter(|_| !self.resources.attn_lrp) {
+                return Err(Faults::from(fault).into());
+            }
         }
         let ways = requests.iter().map(|request| &request.parameters);
         let (cost, first) = cost(&self.model, ways);

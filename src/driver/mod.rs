@@ -39,6 +39,8 @@ pub struct Resources<'a> {
     pub pictures: Option<&'a Arc<dyn ImageSource>>,
     /// The models of methods that need supports.
     pub supports: Option<&'a SupportStore>,
+    /// Whether LRP may have the composite attn_lrp.
+    pub attn_lrp: bool,
 }
 
 /// Rows that the engine evaluated, and the time they took.

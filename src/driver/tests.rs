@@ -70,6 +70,7 @@ async fn a_real_network_answers_incrementally_as_it_does_whole() {
         caller: &caller,
         pictures: None,
         supports: None,
+        attn_lrp: false,
     };
     let clean = Arc::new(input.clone());
     // Patches at corners and between; one change that is larger than what the stages are made for.
@@ -131,6 +132,7 @@ async fn the_clean_input_is_evaluated_once_for_all_that_is_asked_about_it() {
         caller: &caller,
         pictures: None,
         supports: None,
+        attn_lrp: false,
     };
     let input = Arc::new(input);
     let plan = Plan::new(&model, [9, 9]).map(Arc::new);

@@ -168,6 +168,7 @@ pub(super) async fn driven(case: &Case, runs: Vec<MetricRun>) -> (Vec<Measuremen
         caller: &caller,
         pictures: None,
         supports: None,
+        attn_lrp: false,
     };
     let driver = Driver::new(resources, &case.model, case.input.clone());
     driver.predict(1).await.unwrap();

@@ -30,7 +30,7 @@ pub trait Estimate: Send {
     fn next(&mut self) -> Option<Coalition>;
     /// Takes v of a coalition, in the order in which they were asked for.
     fn take(&mut self, shown: &[bool], value: f64);
-    /// By region; none of methods that draw no samples.
+    /// By region; none where no samples are drawn.
     fn halves(&self) -> Option<Halves> {
         None
     }
@@ -489,6 +489,11 @@ mod tests {
                     .any(|said| said.contains("raise n_samples"))
             );
         }
+        // What is exact draws nothing.
+        let given = json!({"method": "kernel_shap", "tolerance": 0.5});
+        let (exact, evaluations) = map(given, &x[..8], mixed);
+        assert_eq!((exact.refinement, evaluations), (None, 256));
+        assert!(exact.warnings.is_empty());
     }
 
     #[test]

@@ -106,6 +106,14 @@ impl Layers {
                     return;
                 }
             },
+            Some(Value::Boolean(_)) => match text.trim().parse() {
+                Ok(flag) => Value::Boolean(flag),
+                Err(_) => {
+                    self.faults
+                        .push(format!("{source}: {text:?} is neither true nor false"));
+                    return;
+                }
+            },
             Some(_) => Value::String(text.to_owned()),
         };
         self.merged.insert(key.to_owned(), value);
@@ -172,6 +180,7 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
     let max_data_bytes = fields.take("max_data_bytes", POSITIVE, |bytes| *bytes > 0u64);
     let default_model =
         fields.take::<String>("default_model", &["the name of a model's folder"], |_| true);
+    let attn_lrp = fields.take("attn_lrp", &["true", "false"], |_: &bool| true);
     let data = fields.take("data", &["a folder"], |_| true);
     let database =
         fields.take::<String>("database", &["postgres://user:password@host/name"], |url| {
@@ -255,6 +264,7 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
         max_model_versions: max_model_versions?,
         max_data_bytes: max_data_bytes?,
         default_model: default_model.filter(|id| !id.is_empty()),
+        attn_lrp: attn_lrp?,
         data: data?,
         database: database.filter(|url| !url.is_empty()),
         object_store: object_store.filter(|url| !url.is_empty()),

@@ -29,6 +29,7 @@ pub struct Settings {
     pub max_model_versions: usize,
     pub max_data_bytes: u64,
     pub default_model: Option<String>,
+    pub attn_lrp: bool,
     /// None for SQLite in `data`.
     pub database: Option<String>,
     /// `s3://bucket/prefix` or a folder. None for a folder in `data`.

@@ -131,8 +131,30 @@ async fn the_standard_error_has_the_shape_of_the_map_and_falls_with_the_samples(
     };
     let (few, many) = (errors(50).await, errors(800).await);
     assert!((3.0..5.5).contains(&(few / many)), "{few} {many}");
-    let uri = "/explain?method=gradient&format=json&include=standard_error";
-    assert_eq!(send(post(uri, red())).await.refused(), ["include"]);
+    for method in ["gradient", "lime", "kernel_shap"] {
+        let uri = format!("/explain?method={method}&format=json&include=standard_error");
+        assert_eq!(send(post(&uri, red())).await.refused(), ["include"]);
+    }
+}
+
+#[tokio::test]
+async fn a_prediction_that_methods_of_regions_need_too_is_counted_once() {
+    let tensor = json!({ "tensor": { "shape": [2], "data": [2, -1] } });
+    // Beside the input: that without both elements, and those of one element.
+    for (method, others) in [
+        ("feature_ablation", 2),
+        ("kernel_shap", 3),
+        ("shapley_sampling", 1 + 25),
+        ("lime", 999),
+    ] {
+        let uri = format!("/explain?model=numbers&head=logits&method={method}");
+        let answer = send(post_json(&uri, &tensor)).await;
+        let counted = [answer.answer(), answer.only()].map(|one| evaluations(&one));
+        assert_eq!(counted, [others + 1; 2], "{method}");
+    }
+    let uri = "/explain?model=numbers&head=logits&method=shapley_sampling&include=attribution,standard_error";
+    let answer = send(post_json(uri, &tensor)).await.only();
+    assert_eq!(answer["standard_error"]["shape"], json!([2]));
 }
 
 #[tokio::test]
@@ -146,6 +168,14 @@ async fn a_tolerance_tells_how_many_samples_it_took() {
         json!({ "n_samples": 128, "ended_by": "tolerance" })
     );
     assert_eq!(evaluations(&answer), 129);
+    let uri = "/explain?model=numbers&target=0&method=shapley_sampling&head=logits&tolerance=0.1";
+    let answer = send(post_json(uri, &tensor)).await.only();
+    let refinement = &answer["refinement"];
+    assert_eq!(refinement["ended_by"], "tolerance");
+    assert!(
+        (8..25).contains(&refinement["n_samples"].as_u64().unwrap()),
+        "{refinement}"
+    );
 }
 
 #[tokio::test]

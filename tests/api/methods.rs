@@ -5,8 +5,8 @@ use onnx_autodiff::autodiff::spec::Composite;
 use serde_json::{Value, json};
 
 use crate::{
-    client::{post, post_json, send, values},
-    fixture::{red, small_model, test_image},
+    client::{post, post_json, send, send_to, values},
+    fixture::{open, red, small_model, test_image},
 };
 
 /// A request that costs little.
@@ -66,7 +66,10 @@ async fn every_method_explains_a_photo_in_numbers_and_in_a_picture() {
 
 #[tokio::test]
 async fn lrp_explains_by_every_composite() {
-    for composite in Composite::ALL {
+    let others = Composite::ALL
+        .into_iter()
+        .filter(|one| *one != Composite::AttnLrp);
+    for composite in others {
         let uri = format!(
             "/explain?model=squeezenet1_1&format=json&method=lrp&composite={}",
             composite.id()
@@ -95,8 +98,28 @@ async fn parameters_of_lrp_that_do_not_fit_are_refused_together() {
     let answer = send(post_json(uri, &numbers)).await;
     assert_eq!(
         (answer.refused(), answer.allowed("composite").len()),
-        (vec!["composite".to_owned()], 5)
+        (vec!["composite".to_owned()], 6)
     );
+}
+
+#[tokio::test]
+async fn attn_lrp_is_off_unless_a_setting_allows_it() {
+    // Behind its first layer is a Softmax.
+    let tensor = json!({ "tensor": { "shape": [2], "data": [1, 2] } });
+    let uri = "/explain?model=shares&method=lrp&composite=attn_lrp&target=0";
+    let refused = send(post_json(uri, &tensor)).await;
+    assert_eq!(refused.refused(), ["composite"]);
+    assert!(refused.text().contains("patented"), "{}", refused.text());
+    let service = open(&[("attn_lrp", "true")]);
+    let answer = send_to(&service.router, post_json(uri, &tensor))
+        .await
+        .only();
+    assert_eq!(answer["parameters"]["composite"], "attn_lrp");
+    assert!(answer["parameters"].get("epsilon").is_none());
+    assert!(values(&answer).iter().all(|value| value.is_finite()));
+    let uri = format!("{uri}&epsilon=0.1");
+    let refused = send_to(&service.router, post_json(&uri, &tensor)).await;
+    assert_eq!(refused.refused(), ["epsilon"]);
 }
 
 #[tokio::test]

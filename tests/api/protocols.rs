@@ -66,9 +66,9 @@ fn told(answer: &Answered) -> (u16, String) {
         (&body["message"], body["code"].as_u64()),
         (&body["error"], Some(answer.status.as_u16().into()))
     );
-    let text = body["error"].as_str().unwrap().to_owned();
+    let text = body["error"].as_str().unwrap();
     assert!(!text.is_empty() && text.len() < 4100);
-    (answer.status.as_u16(), text)
+    (answer.status.as_u16(), format!("{text} {}", body["errors"]))
 }
 
 #[tokio::test]

@@ -131,8 +131,6 @@ def attention_maps(model, x, target, others, read):
     for block in model.encoder.layers if hasattr(model, "encoder") else model.blocks:
         block.register_forward_hook(lambda _, __, tokens: behind.append(tokens))
     model(x)[0, target].backward(retain_graph=True)
-    gradients = [torch.autograd.grad(tail(model, tokens)[0, target], weights, retain_graph=True)[0] for tokens, weights in zip(behind, found)]
-    sensitivity = sum(gradient[0].clamp(min=0).mean((0, 1)) for gradient in gradients)
     count = found[0].shape[-1]
     start = torch.zeros(count, dtype=x.dtype)
     start[read] = 1 / len(read)
@@ -141,6 +139,9 @@ def attention_maps(model, x, target, others, read):
     for weights in found:
         rollout = (weights[0].mean(0) + one) / 2 @ rollout
         relevance = relevance + (weights.grad * weights)[0].clamp(min=0).mean(0) @ relevance
+    # Last, as it changes what the weights keep for their gradients.
+    gradients = [torch.autograd.grad(tail(model, tokens)[0, target], weights, retain_graph=True)[0] for tokens, weights in zip(behind, found)]
+    sensitivity = sum(gradient[0].clamp(min=0).mean((0, 1)) for gradient in gradients)
     side = round((count - others) ** 0.5)
     rows = {"attention_rollout": start @ rollout, "gradient_rollout": start @ (relevance - one), "legrad": sensitivity}
     for name, row in rows.items():

@@ -122,7 +122,10 @@ fn layers_and_attention_are_found_in_exports() {
             (&layer.shape[..], [grid.height, grid.width, grid.first])
         });
         let attention = match (&seen.attention, net.attention) {
-            (Ok(found), Ok(read)) => found.read == read,
+            (Ok(found), Ok(read)) => {
+                let exits = found.exits.as_ref().map(Vec::len);
+                found.read == read && exits == Ok(found.layers.len())
+            }
             (Err(reason), Err(word)) => reason.contains(word),
             _ => false,
         };

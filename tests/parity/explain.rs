@@ -208,6 +208,7 @@ async fn predictions_are_the_best_classes() {
         caller: &caller,
         pictures: None,
         supports: None,
+        attn_lrp: false,
     };
     let (predictions, _) = Driver::new(resources, &model, tensor(&X))
         .predict(2)

@@ -55,6 +55,7 @@ async fn gradients_change_with_the_model_and_guided_backpropagation_stays() {
         caller: &caller,
         pictures: None,
         supports: None,
+        attn_lrp: false,
     };
     let driver = Driver::new(resources, &model, input.clone());
     let requests = ["gradient", "guided_backprop"].map(|id| {

@@ -182,6 +182,7 @@ pub async fn ask(
         caller: &caller,
         pictures: None,
         supports: None,
+        attn_lrp: false,
     };
     let answered = Driver::new(resources, model, tensor(input))
         .explain(&[request], max_evaluations)

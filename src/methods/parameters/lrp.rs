@@ -49,6 +49,8 @@ pub static RELEVANCE: Group = Group {
                     Composite::EpsilonGammaBox.id(),
                     Composite::EpsilonAlpha2Beta1.id(),
                     Composite::EpsilonAlpha2Beta1Flat.id(),
+                    Composite::EpsilonPlusWSquare.id(),
+                    Composite::AttnLrp.id(),
                 ],
                 set: |p, value| {
                     choose(value).map(|composite| {
@@ -57,7 +59,8 @@ pub static RELEVANCE: Group = Group {
                 },
             },
             doc: "Which rule at which layer, by zennit's names: dense layers have epsilon; convolutions epsilon, z-plus (plus), gamma or \
-                  alpha-beta (alpha2_beta1); the first layer may have flat or z-box (box) instead.",
+                  alpha-beta (alpha2_beta1); the first layer may have flat, w-square or z-box (box) instead. attn_lrp is AttnLRP, for \
+                  transformers, where the setting attn_lrp allows it.",
             from_model: false,
             get: |p| Some(json!(own(p).composite)),
         },
@@ -70,7 +73,10 @@ pub static RELEVANCE: Group = Group {
             },
             doc: "What the rule epsilon adds to an output, away from zero, before it divides by it; more drops weak evidence.",
             from_model: false,
-            get: |p| Some(json!(own(p).epsilon)),
+            get: |p| {
+                let own = own(p);
+                own.composite.takes_epsilon().then(|| json!(own.epsilon))
+            },
         },
         Parameter {
             name: GAMMA,
@@ -108,10 +114,16 @@ pub static RELEVANCE: Group = Group {
                 "is of the rule gamma, which only the composite epsilon_gamma_box has: leave it out",
             ));
         }
+        if given.contains_key(EPSILON) && !own.composite.takes_epsilon() {
+            faults.push(Fault::says(
+                EPSILON,
+                "is 0 in the composite attn_lrp: leave it out",
+            ));
+        }
         if own.composite.takes_bounds() && own.bounds.is_empty() {
             let others = Composite::ALL
                 .into_iter()
-                .filter(|other| !other.takes_bounds());
+                .filter(|other| !other.takes_bounds() && *other != Composite::AttnLrp);
             faults.push(Fault::new(
                 "composite",
                 "needs the least and the greatest value of the input, and the model takes ready tensors, without [input] preprocessing in \
@@ -136,8 +148,11 @@ pub fn rules(parameters: &Parameters) -> spec::Lrp {
     let defaults = spec::Lrp::default();
     spec::Lrp {
         composite: own.composite,
-        epsilon: Real(own.epsilon as f32),
         // What a composite does not look at has one spelling.
+        epsilon: match own.composite.takes_epsilon() {
+            true => Real(own.epsilon as f32),
+            false => defaults.epsilon,
+        },
         gamma: match own.composite.takes_gamma() {
             true => Real(own.gamma as f32),
             false => defaults.gamma,
@@ -147,6 +162,23 @@ pub fn rules(parameters: &Parameters) -> spec::Lrp {
             false => defaults.bounds,
         },
     }
+}
+
+/// Why AttnLRP cannot be had of this server; none where it is not asked for.
+pub fn attn_lrp_fault(parameters: &Parameters) -> Option<Fault> {
+    let is_asked = parameters.rule_set == Some(RuleSetId::Lrp)
+        && own(parameters).composite == Composite::AttnLrp;
+    let others = Composite::ALL
+        .into_iter()
+        .filter(|other| *other != Composite::AttnLrp);
+    is_asked.then(|| {
+        Fault::new(
+            "composite",
+            "attn_lrp is off here, for its authors call it patented and free for personal and scientific purposes alone: the setting attn_lrp \
+             quotes them, and turns it on",
+            others.map(Composite::id),
+        )
+    })
 }
 
 fn own(parameters: &Parameters) -> LrpParameters {

@@ -215,3 +215,74 @@ fn head_behind(
         head: head.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        autodiff::spec::{AttentionLayer, Grid},
+        onnx::{Types, graph::Graph},
+    };
+
+    /// Two blocks whose attention is added to the stream, the first with a branch behind it.
+    fn nodes() -> Vec<Node> {
+        [
+            ("Softmax", &["x"][..], "first"),
+            ("MatMul", &["first", "x"], "mixed"),
+            ("Add", &["mixed", "x"], "attended"),
+            ("Relu", &["attended"], "branch"),
+            ("Add", &["attended", "branch"], "stream"),
+            ("Softmax", &["stream"], "second"),
+            ("MatMul", &["second", "stream"], "again"),
+            ("Add", &["again", "stream"], "last"),
+            ("MatMul", &["last", "w"], "head"),
+        ]
+        .into_iter()
+        .map(|(op, inputs, output)| Node::new(op, inputs.iter().copied(), [output]))
+        .collect()
+    }
+
+    fn found(nodes: &[Node]) -> Result<Vec<Exit>, String> {
+        let emit = Emitter::new(Graph::default(), Types::default());
+        let layer = |name: &str| AttentionLayer {
+            node: name.to_owned(),
+            weights: name.to_owned(),
+            heads: 1,
+        };
+        let attention = Attention {
+            layers: ["first", "second"].map(layer).into(),
+            tokens: 4,
+            grid: Grid {
+                channels: 1,
+                first: 0,
+                height: 2,
+                width: 2,
+            },
+            read: vec![0],
+            exits: Ok(Vec::new()),
+        };
+        exits(&emit, nodes, "head", &attention, |_| Some(1))
+    }
+
+    #[test]
+    fn the_exit_of_a_block_is_the_last_sum_that_all_goes_through() {
+        let found = found(&nodes()).unwrap();
+        let told: Vec<_> = found
+            .iter()
+            .map(|exit| (&exit.value[..], &exit.tokens[..], &exit.last[..]))
+            .collect();
+        assert_eq!(
+            told,
+            [("first", "stream", "last"), ("second", "last", "last")]
+        );
+    }
+
+    #[test]
+    fn attention_that_goes_on_beside_every_sum_is_named() {
+        let mut nodes = nodes();
+        // What the first block mixes is read once more at the end.
+        nodes[8].inputs[1] = "mixed".into();
+        let refused = found(&nodes).unwrap_err();
+        assert!(refused.contains("`first`"), "{refused}");
+    }
+}

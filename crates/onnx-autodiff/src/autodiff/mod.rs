@@ -42,9 +42,10 @@ use indexmap::IndexSet;
 
 use context::PatternOf;
 use exits::WalkStart;
+use expr::Expr;
 use forward::Forward;
 use relevance::Relevance;
-use spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule};
+use spec::{Composite, DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule};
 
 /// A source graph joined with the backward walk that a [`DeriveSpec`] asks for.
 ///
@@ -180,20 +181,37 @@ fn reverse_all(
         .flat_map(|(set, id)| starts.iter().map(move |start| (set, id, start)));
     for (set, id, start) in walks {
         let own: Vec<&str> = start.wrt.iter().map(|&at| wrt[at]).collect();
+        let relevance = facts.relevance.as_ref().filter(|_| *id == RuleSetId::Lrp);
+        // Whether cotangents are relevance divided by the value that has it.
+        let is_quotient =
+            relevance.is_some_and(|relevance| relevance.lrp.composite == Composite::AttnLrp);
         let walk = reverse::Walk {
-            set: sets::rule_set(*id),
+            set: match is_quotient {
+                true => sets::attn_lrp(),
+                false => sets::rule_set(*id),
+            },
             scope: id.id(),
             nodes,
             wrt: &own,
             head: &start.head,
             patterns: &facts.patterns,
             inner: &facts.inner,
-            relevance: facts.relevance.as_ref().filter(|_| *id == RuleSetId::Lrp),
+            relevance,
         };
-        match reverse::reverse(emit, &walk, seed) {
+        let seed = match is_quotient {
+            true => {
+                let head = rules::relevance::stabilised(&Expr::value(&start.head), 0.0);
+                (Expr::value(seed) / head).emit(emit)?
+            }
+            false => seed.to_owned(),
+        };
+        match reverse::reverse(emit, &walk, &seed) {
             Ok(outputs) => {
                 for (&at, output) in start.wrt.iter().zip(outputs) {
-                    found[set * wrt.len() + at] = output;
+                    found[set * wrt.len() + at] = match is_quotient {
+                        true => emit.mul(&output, wrt[at])?,
+                        false => output,
+                    };
                 }
             }
             Err(DeriveError::Unsupported { nodes }) => unsupported.extend(nodes),

@@ -20,6 +20,7 @@ pub(crate) enum LayerRule {
     Gamma,
     AlphaBeta(f32, f32),
     Flat,
+    WSquare,
     Box,
 }
 
@@ -35,7 +36,7 @@ const CONVOLUTIONS: &[&str] = &["Conv", "ConvTranspose"];
 const LINEAR: &[&str] = &["Conv", "ConvTranspose", "Gemm", "MatMul"];
 
 const fn row(composite: Composite) -> Row {
-    use LayerRule::{AlphaBeta, Box, Epsilon, Flat, Gamma};
+    use LayerRule::{AlphaBeta, Box, Epsilon, Flat, Gamma, WSquare};
     let (convolution, first) = match composite {
         Composite::Epsilon => (Epsilon, None),
         Composite::EpsilonPlus => (AlphaBeta(1.0, 0.0), None),
@@ -43,6 +44,8 @@ const fn row(composite: Composite) -> Row {
         Composite::EpsilonGammaBox => (Gamma, Some((CONVOLUTIONS, Box))),
         Composite::EpsilonAlpha2Beta1 => (AlphaBeta(2.0, 1.0), None),
         Composite::EpsilonAlpha2Beta1Flat => (AlphaBeta(2.0, 1.0), Some((LINEAR, Flat))),
+        Composite::EpsilonPlusWSquare => (AlphaBeta(1.0, 0.0), Some((LINEAR, WSquare))),
+        Composite::AttnLrp => (Epsilon, None),
     };
     Row { convolution, first }
 }
@@ -56,7 +59,8 @@ pub(crate) struct Relevance<'a> {
     /// there or last.
     copies: HashSet<&'a str>,
     nonnegative: HashSet<&'a str>,
-    /// By the output of their product: the position of the gate.
+    /// By the output of their product: the position of the gate. With rules for attention, by the
+    /// output of a quotient that of the divisor, and of a product with one over it that.
     gates: HashMap<&'a str, usize>,
 }
 
@@ -83,16 +87,25 @@ impl<'a> Relevance<'a> {
             if found.is_nonnegative_of(node, &emit.graph) {
                 found.nonnegative.extend(outputs());
             }
-            let saturates = saturation(node, &emit.graph, &steepness);
+            let has_attention = lrp.composite == Composite::AttnLrp;
+            let saturates = match has_attention && is_inverse(node, &emit.graph) {
+                true => INVERSE,
+                false => saturation(node, &emit.graph, &steepness),
+            };
             steepness.extend(outputs().map(|output| (output, saturates)));
-            if let ("Mul", [a, b], Some(product)) =
-                (node.op_type.as_str(), &node.inputs[..], node.output(0))
+            if let ([a, b], Some(output)) = (&node.inputs[..], node.output(0))
                 && !emit.graph.initializers.contains_key(a)
                 && !emit.graph.initializers.contains_key(b)
             {
                 let [a, b] = [a, b].map(|name| steepness.get(name.as_str()).copied());
-                if a != b {
-                    found.gates.insert(product, usize::from(b > a));
+                match node.op_type.as_str() {
+                    "Mul" if a != b => {
+                        found.gates.insert(output, usize::from(b > a));
+                    }
+                    "Div" if has_attention => {
+                        found.gates.insert(output, 1);
+                    }
+                    _ => {}
                 }
             }
         }
@@ -143,6 +156,19 @@ impl<'a> Relevance<'a> {
             }
             _ => has_same_elements(node) && node.input(0).is_some_and(|x| self.is_nonnegative(x)),
         }
+    }
+}
+
+/// More surely a gate than others: what a normalisation multiplies by.
+const INVERSE: u8 = 3;
+
+/// Whether a node gives one over what it reads.
+fn is_inverse(node: &Node, graph: &Graph) -> bool {
+    let is_constant = |name: &str| graph.initializers.contains_key(name);
+    match node.op_type.as_str() {
+        "Reciprocal" => true,
+        "Div" => node.input(0).is_some_and(is_constant),
+        _ => false,
     }
 }
 

@@ -49,6 +49,13 @@ static LRP: RuleSet = RuleSet {
     undefined: &[],
 };
 
+static ATTN_LRP: RuleSet = RuleSet {
+    base: Some(&GRADIENT),
+    op: rules::attention::rule,
+    roles: &[],
+    undefined: &[],
+};
+
 /// The gradient, except for nodes of the given roles. Quantised activations are refused.
 const fn overlay(roles: &'static [(Role, Rule)]) -> RuleSet {
     RuleSet {
@@ -68,6 +75,12 @@ pub(super) fn rule_set(id: RuleSetId) -> &'static RuleSet {
         RuleSetId::PatternNet => &PATTERN_NET,
         RuleSetId::Lrp => &LRP,
     }
+}
+
+/// That of [`RuleSetId::Lrp`] with the composite AttnLRP, whose cotangents are relevance divided by the
+/// value.
+pub(super) fn attn_lrp() -> &'static RuleSet {
+    &ATTN_LRP
 }
 
 impl RuleSet {

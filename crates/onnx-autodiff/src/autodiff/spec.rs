@@ -219,8 +219,8 @@ impl Hash for Real {
 }
 
 /// Which rule of layer-wise relevance propagation at which layer; the composites of Montavon et al.
-/// 2019 and Kohlbrenner et al. 2020, by the names of zennit. Dense layers have the rule epsilon in
-/// all of them.
+/// 2019 and Kohlbrenner et al. 2020, by the names of zennit, and AttnLRP. Dense layers have the rule epsilon
+/// in all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Composite {
@@ -236,17 +236,25 @@ pub enum Composite {
     EpsilonAlpha2Beta1,
     /// Alpha-beta with alpha 2 and beta 1 at convolutions, flat at the first layer.
     EpsilonAlpha2Beta1Flat,
+    /// z-plus at convolutions, w-square at the first layer: of two rules that zennit has, under a name
+    /// of this crate's own.
+    EpsilonPlusWSquare,
+    /// AttnLRP: epsilon 0 at Linear layers, and rules for attention and its normalisations (Achtibat
+    /// et al. 2024).
+    AttnLrp,
 }
 
 impl Composite {
     /// Every composite.
-    pub const ALL: [Composite; 6] = [
+    pub const ALL: [Composite; 8] = [
         Self::Epsilon,
         Self::EpsilonPlus,
         Self::EpsilonPlusFlat,
         Self::EpsilonGammaBox,
         Self::EpsilonAlpha2Beta1,
         Self::EpsilonAlpha2Beta1Flat,
+        Self::EpsilonPlusWSquare,
+        Self::AttnLrp,
     ];
 
     /// Its name everywhere.
@@ -258,7 +266,14 @@ impl Composite {
             Self::EpsilonGammaBox => "epsilon_gamma_box",
             Self::EpsilonAlpha2Beta1 => "epsilon_alpha2_beta1",
             Self::EpsilonAlpha2Beta1Flat => "epsilon_alpha2_beta1_flat",
+            Self::EpsilonPlusWSquare => "epsilon_plus_w_square",
+            Self::AttnLrp => "attn_lrp",
         }
+    }
+
+    /// Whether it has the rule epsilon with an epsilon that is chosen.
+    pub fn takes_epsilon(self) -> bool {
+        self != Self::AttnLrp
     }
 
     /// Whether it has the rule gamma at some layer.

@@ -17,7 +17,7 @@ use crate::{
     run::{Net, derive, tensor},
 };
 
-const ALL: [Composite; 6] = Composite::ALL;
+const ALL: [Composite; 8] = Composite::ALL;
 
 fn graph(input: &[usize], constants: &[(&str, &[usize], Vec<f32>)], nodes: Vec<Node>) -> Graph {
     let value = |name: &str, shape: &[usize]| {
@@ -128,7 +128,7 @@ fn the_rules_are_their_formulas_on_one_layer() {
     let gamma = [1.25, -2.0, 7.5].map(|z| z / (1.25 - 2.0 + 7.5 + 0.5 * 1.25));
     // z - low w⁺ = x w + 4 Σ w⁺, without the bias.
     let bounded = [1.0 + 4.0, -2.0 + 4.0, 6.0 + 8.0].map(|z| z / 21.0);
-    let cases: [(Composite, [f64; 3]); 6] = [
+    let cases: [(Composite, [f64; 3]); 8] = [
         (Composite::Epsilon, [1.0, -2.0, 6.0].map(|z| z / 5.5)),
         (Composite::EpsilonPlus, plus),
         (Composite::EpsilonPlusFlat, [1.0 / 3.0; 3]),
@@ -138,6 +138,11 @@ fn the_rules_are_their_formulas_on_one_layer() {
             [2.0 * plus[0], -1.0, 2.0 * plus[2]],
         ),
         (Composite::EpsilonAlpha2Beta1Flat, [1.0 / 3.0; 3]),
+        (
+            Composite::EpsilonPlusWSquare,
+            [1.0, 1.0, 4.0].map(|z| z / 6.0),
+        ),
+        (Composite::AttnLrp, [1.0, -2.0, 6.0].map(|z| z / 5.5)),
     ];
     for (composite, expected) in cases {
         let found = relevance(&net, &spec(composite, 1e-6), &x);
@@ -268,9 +273,85 @@ fn nodes_without_a_rule_are_named_together() {
         node("MatMul", &["s", "w"], "y"),
     ];
     let net = graph(&[3], constants, nodes);
-    for composite in ALL {
+    for composite in ALL.into_iter().filter(|one| *one != Composite::AttnLrp) {
         assert_eq!(refusal(&net, composite).0, ["n", "s"], "{}", composite.id());
     }
+}
+
+#[test]
+fn attn_lrp_is_its_propositions() {
+    let first = [1.0, 2.0, -1.0, 0.5, 2.0, -1.0];
+    let second = [0.5, 1.0, 1.0, -1.0, 0.5, 2.0];
+    let wide = |w: [f64; 6]| w.map(|value| value as f32).to_vec();
+    let constants: &[(&str, &[usize], Vec<f32>)] = &[
+        ("w", &[3, 2], wide(first)),
+        ("v", &[3, 2], wide(second)),
+        ("u", &[2, 2], vec![1.0, 0.5, -0.5, 2.0]),
+        ("scale", &[3], vec![1.0, 0.5, 2.0]),
+        ("one", &[], vec![1.0]),
+    ];
+    let x = [1.0, -2.0, 3.0];
+    let z = |w: [f64; 6], j: usize| (0..3).map(|i| x[i] * w[2 * i + j]).sum::<f64>();
+    // Of the relevance of z.
+    let back = |w: [f64; 6], r: [f64; 2]| -> Vec<f64> {
+        let share = |i: usize| (0..2).map(|j| x[i] * w[2 * i + j] / z(w, j) * r[j]).sum();
+        (0..3).map(share).collect()
+    };
+    let layers = || {
+        vec![
+            node("MatMul", &["x", "w"], "z"),
+            node("MatMul", &["x", "v"], "t"),
+        ]
+    };
+    let check = |nodes: Vec<Node>, expected: &[f64], about: &str| {
+        let net = graph(&[3], constants, [layers(), nodes].concat());
+        let input = tensor(&[1, 3], x.map(|value| value as f32).to_vec());
+        let found = relevance(&net, &spec(Composite::AttnLrp, 1e-6), &input);
+        assert_close(&found, expected, about);
+    };
+    // Factors share alike: Proposition 3.2.
+    let halves: Vec<f64> = back(first, [0.5, 0.0])
+        .into_iter()
+        .zip(back(second, [0.5, 0.0]))
+        .map(|(a, b)| a + b)
+        .collect();
+    check(vec![node("Mul", &["z", "t"], "y")], &halves, "product");
+    // Softmax of z: Proposition 3.1; u's first column gives the class.
+    let total = z(first, 0).exp() + z(first, 1).exp();
+    let s = [0, 1].map(|j| z(first, j).exp() / total);
+    let y = s[0] - 0.5 * s[1];
+    let r = [s[0] / y, -0.5 * s[1] / y];
+    let of_z = [0, 1].map(|j| z(first, j) * (r[j] - s[j] * (r[0] + r[1])));
+    let softmax = vec![
+        node("Softmax", &["z"], "s"),
+        node("MatMul", &["s", "u"], "y"),
+    ];
+    check(softmax, &back(first, of_z), "softmax");
+    // Of a normalisation all goes to the numerator, or to the factor that is no inverse: 3.4.
+    let all = back(first, [1.0, 0.0]);
+    let norm = |last: Vec<Node>| [vec![node("ReduceL2", &["z"], "n")], last].concat();
+    check(norm(vec![node("Div", &["z", "n"], "y")]), &all, "quotient");
+    let inverse = vec![
+        node("Div", &["one", "n"], "i"),
+        node("Mul", &["z", "i"], "y"),
+    ];
+    check(norm(inverse), &all, "inverse");
+    // Activations pass: Eq. 9.
+    check(vec![node("Tanh", &["z"], "y")], &all, "activation");
+    // LayerNormalization is linear but for its deviation.
+    let mean = x.iter().sum::<f64>() / 3.0;
+    let deviation = (x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 3.0 + 1e-5).sqrt();
+    let scale = [1.0, 0.5, 2.0];
+    let n = [0, 1, 2].map(|i| (x[i] - mean) / deviation * scale[i]);
+    let y = (0..3).map(|i| n[i] * first[2 * i]).sum::<f64>();
+    let g = [0, 1, 2].map(|i| first[2 * i] / y * scale[i]);
+    let centre = g.iter().sum::<f64>() / 3.0;
+    let expected = [0, 1, 2].map(|i| x[i] * (g[i] - centre) / deviation);
+    let nodes = vec![
+        node("LayerNormalization", &["x", "scale"], "normal"),
+        node("MatMul", &["normal", "w"], "y"),
+    ];
+    check(nodes, &expected, "layer normalisation");
 }
 
 #[test]

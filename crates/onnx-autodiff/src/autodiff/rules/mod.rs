@@ -2,6 +2,7 @@
 //! cotangent of the output.
 
 pub(crate) mod activation;
+pub(crate) mod attention;
 pub(crate) mod convolution;
 pub(crate) mod einsum;
 pub(crate) mod elementwise;

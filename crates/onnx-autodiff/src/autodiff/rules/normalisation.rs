@@ -159,6 +159,20 @@ pub(crate) fn layer_normalization(ctx: &mut VjpContext) -> Result<Cotangents, De
     Ok(Cotangents(found))
 }
 
+/// As [`layer_normalization`] of x alone, whose deviation were a constant: dx = r (g - mean(g)), g = dy
+/// scale.
+pub(crate) fn layer_normalization_at_its_deviation(
+    ctx: &mut VjpContext,
+) -> Result<Cotangents, DeriveError> {
+    let (x, scale) = (ctx.input(0)?, ctx.input(1)?);
+    let x_type = ctx.emit.value_type(&x)?;
+    let first = ctx.axis(ctx.node.int_or("axis", -1), x_type.shape.len())?;
+    let axes: Vec<usize> = (first..x_type.shape.len()).collect();
+    let standard = Standardised::of(ctx, axes.clone())?;
+    let g = Expr::value(ctx.cotangent()?).cast(x_type.element) * Expr::value(scale);
+    ctx.emit_active([(&g - g.mean(&axes)) / &standard.deviation])
+}
+
 pub(crate) fn instance_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (x, scale) = (ctx.input(0)?, ctx.input(1)?);
     let rank = ctx.emit.shape(&x)?.len();

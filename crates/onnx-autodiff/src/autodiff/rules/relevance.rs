@@ -37,7 +37,7 @@ pub(crate) fn rule(op_type: &str) -> Option<Rule> {
     }))
 }
 
-fn no_rule(ctx: &mut VjpContext) -> Result {
+pub(super) fn no_rule(ctx: &mut VjpContext) -> Result {
     match ctx.overridden {
         // Nor has it a gradient.
         [] => ctx.base(Overrides::default()),
@@ -131,7 +131,8 @@ fn product(ctx: &mut VjpContext) -> Result {
         LayerRule::Epsilon => return linear(ctx),
         LayerRule::Gamma => gamma(ctx, facts)?,
         LayerRule::AlphaBeta(alpha, beta) => alpha_beta(ctx, facts, alpha, beta)?,
-        LayerRule::Flat => flat(ctx)?,
+        LayerRule::Flat => by_weight(ctx, "ones", &|_| 1.0)?,
+        LayerRule::WSquare => by_weight(ctx, "squares", &|w| w * w)?,
         LayerRule::Box => z_box(ctx, facts)?,
     };
     ctx.emit_active([relevance])
@@ -174,9 +175,10 @@ fn gamma(ctx: &mut VjpContext, facts: &Relevance) -> Result<Expr> {
     Ok(above + negative.share(ctx, &s)?)
 }
 
-/// In equal shares: x and w are ones, without a bias (Bach et al. 2016).
-fn flat(ctx: &mut VjpContext) -> Result<Expr> {
-    let weight = weight(ctx, "ones", &|_| 1.0)?;
+/// Whatever the input: x is ones, w changed, and there is no bias. In equal shares for weights of 1
+/// (flat, Bach et al. 2016); the rule w-square for their squares (Montavon et al. 2017).
+fn by_weight(ctx: &mut VjpContext, change: &str, each: &dyn Fn(f64) -> f64) -> Result<Expr> {
+    let weight = weight(ctx, change, each)?;
     let ones = constant_input(ctx, &[1.0])?;
     let z = Expr::value(again(ctx, &ones, &weight, None)?);
     let s = quotient(ctx, &z, STABILISER)?;
@@ -285,13 +287,18 @@ impl Half {
     }
 }
 
-/// R / (z + e sign(z)), where sign(0) is 1; for e = 0, a divisor of 1 where z is 0.
+/// R over the [`stabilised`] z.
 fn quotient(ctx: &VjpContext, z: &Expr, epsilon: f32) -> Result<Expr> {
+    Ok(Expr::value(ctx.cotangent()?) / stabilised(z, epsilon))
+}
+
+/// z + e sign(z), where sign(0) is 1; for e = 0, 1 where z is 0.
+pub(crate) fn stabilised(z: &Expr, epsilon: f32) -> Expr {
     let away = match epsilon {
         0.0 => 1.0 - z.sign().abs(),
         _ => z.below(0.0) * (-2.0 * epsilon) + epsilon,
     };
-    Ok(Expr::value(ctx.cotangent()?) / (z + away))
+    z + away
 }
 
 /// The node once more, of another input and weight.
