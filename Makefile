@@ -66,6 +66,6 @@ peers: ## install PyTorch, torchvision and Captum (several GB) for `make bench`
 	benches/peers/install.sh
 
 zoo: runtime build peers ## run networks that others wrote through `explaind derive`, and write docs/zoo.md (hours, several GB more)
-	benches/peers/.venv/bin/python -m pip install --quiet --disable-pip-version-check transformers==5.24.0 scikit-learn skl2onnx tensorflow tf2onnx
+	benches/peers/.venv/bin/python -m pip install --quiet --disable-pip-version-check transformers==5.24.0 scikit-learn==1.9.1 skl2onnx==1.20.0 tensorflow-cpu==2.21.0 tf2onnx==1.17.0
 	nice benches/peers/.venv/bin/python scripts/zoo.py run
 	benches/peers/.venv/bin/python scripts/zoo.py table > docs/zoo.md

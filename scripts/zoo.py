@@ -2,7 +2,7 @@
 """Runs networks that others wrote through `explaind derive`, and writes docs/zoo.md.
 
     make zoo                                      # all rows that have not run, then the page; slow: hours, several GB of packages
-    zoo.py run [--binary FILE] [--minutes N] [--only TEXT] [--again OUTCOME]
+    zoo.py run [--binary FILE] [--minutes N] [--memory GB] [--only TEXT] [--again OUTCOME]
     zoo.py table > docs/zoo.md
 
 A row is a network of a collection by an exporter. It runs in a process of its own with limits on time and memory, and leaves a JSON file in
@@ -12,7 +12,6 @@ Networks that are not PyTorch's are compared with central differences of the fil
 """
 
 import argparse
-import contextlib
 import copy
 import datetime
 import importlib.metadata
@@ -34,7 +33,7 @@ RESULTS = ROOT / "target" / "zoo"
 sys.path.insert(0, str(ROOT / "tests" / "parity"))
 CLASSES = 20
 SECONDS = 900
-MEMORY = 14 << 30
+MEMORY = 14  # GB
 LARGEST = 620 << 20  # bytes of weights; the float64 copy, the file and the derived file are as many times in memory
 YARDSTICKS, SUMMATION = 4, 2e-6  # an answer may be this many times as far as float32 itself, as in tests/parity/stored.rs
 SIDES = [64, 56, 96, 128, 160, 192, 224, 256]
@@ -61,7 +60,7 @@ HUGGING_FACE = {
     "Bit": {"embedding_size": 32, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1]},
     "ConvNext": {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]},
     "ConvNextV2": {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]},
-    "Cvt": {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 1, 2]},
+    "Cvt": {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 2, 3]},
     "Data2VecVision": {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96},
     "DeiT": {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96},
     "Dinov2": {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "patch_size": 16},
@@ -101,7 +100,7 @@ OUTCOMES = {
     "fails": "`derive` fails in another way",
     "no export": "the exporter fails, or onnxruntime does not run what it wrote",
     "too large": f"more than {LARGEST >> 20} MB of weights",
-    "too slow": f"more than {SECONDS} s, or more memory than {MEMORY >> 30} GB",
+    "too slow": f"more than {SECONDS} s, or more memory than {MEMORY} GB",
     "not run": "not run",
 }
 
@@ -167,20 +166,10 @@ def built(collection, name, side):
 
         sized = {} if side is None else {"img_size": side}
         return timm.create_model(name, num_classes=CLASSES, exportable=True, **sized).eval()
-    import torch
-    import transformers
-
-    class Logits(torch.nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def forward(self, pixels):
-            return self.model(pixels).logits
+    from families import hugging_face
 
     sized = {} if side is None else {"image_size": side}
-    config = getattr(transformers, f"{name}Config")(num_labels=CLASSES, **HUGGING_FACE[name], **sized)
-    return Logits(transformers.AutoModelForImageClassification.from_config(config)).eval()
+    return hugging_face(name, num_labels=CLASSES, **HUGGING_FACE[name], **sized).eval()
 
 
 def disturb(model):
@@ -226,29 +215,6 @@ def export(model, side, exporter, path):
     raise NoExport(str(faults[0]))
 
 
-@contextlib.contextmanager
-def right_batch_norm():
-    """PyTorch 2.15 gives a wrong gradient of batch_norm in evaluation mode on the CPU where the cotangent is a view with the strides of tokens,
-    as behind `flatten(2).transpose(1, 2)`: here the cotangent becomes contiguous."""
-    import torch
-
-    class Contiguous(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, y):
-            return y.view_as(y)
-
-        @staticmethod
-        def backward(ctx, dy):
-            return dy.contiguous()
-
-    functional, batch_norm = torch.nn.functional, torch.nn.functional.batch_norm
-    functional.batch_norm = lambda *inputs, **named: Contiguous.apply(batch_norm(*inputs, **named))
-    try:
-        yield
-    finally:
-        functional.batch_norm = batch_norm
-
-
 class TorchReference:
     """Scores and gradients of a PyTorch network in float64."""
 
@@ -264,6 +230,7 @@ class TorchReference:
 
     def gradient(self, x, target, model=None):
         import torch
+        from generate import right_batch_norm
 
         model = model or self.exact
         leaf = torch.from_numpy(x).to(next(model.parameters()).dtype).requires_grad_()
@@ -281,8 +248,7 @@ class TorchReference:
         from generate import rounding_distance
 
         try:
-            with right_batch_norm():
-                return rounding_distance(self.exact, torch.from_numpy(x), target, gradient[0])
+            return rounding_distance(self.exact, torch.from_numpy(x), target, gradient[0])
         except (AttributeError, TypeError):  # modules that give more than a tensor
             return 0.0
 
@@ -532,13 +498,13 @@ def run(arguments):
         if time.monotonic() > ends:
             break
         began = time.monotonic()
-        result = row_in_process(row, arguments.binary)
+        result = row_in_process(row, arguments.binary, arguments.memory)
         result |= {"seconds": round(time.monotonic() - began, 1), "versions": versions()}
         stored.write_text(json.dumps(result, indent=1))
         print(f"{text}: {result['outcome']} {result.get('distance', '')} {result.get('said', '')[:150]} {result['seconds']} s", flush=True)
 
 
-def row_in_process(row, binary):
+def row_in_process(row, binary, memory):
     """Forked, so that PyTorch is imported once."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
@@ -546,13 +512,14 @@ def row_in_process(row, binary):
     def work():
         os.setsid()
         os.nice(19)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_DATA, (memory << 30, memory << 30))
         try:
-            theirs.send(run_row(row, binary))
-        except MemoryError:
-            theirs.send({"row": row, "outcome": "too slow"})
+            result = run_row(row, binary)
         except Exception as fault:
-            theirs.send({"row": row, "outcome": "no export", "said": f"{type(fault).__name__}: {fault}"[:300]})
+            result = {"row": row, "outcome": "no export", "said": f"{type(fault).__name__}: {fault}"[:300]}
+        if re.search(r"MemoryError|out of memory|not enough memory|allocate|bad_alloc", result.get("said", "")):
+            result["outcome"] = "too slow"
+        theirs.send(result)
 
     process = context.Process(target=work)
     process.start()
@@ -573,7 +540,7 @@ def row_in_process(row, binary):
 
 def versions():
     found = {}
-    for package in ("torch", "torchvision", "timm", "transformers", "onnx", "onnxruntime", "onnxscript", "skl2onnx", "scikit-learn", "tf2onnx", "tensorflow"):
+    for package in ("torch", "torchvision", "timm", "transformers", "onnx", "onnxruntime", "onnxscript", "skl2onnx", "scikit-learn", "tf2onnx", "tensorflow-cpu", "keras"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -657,6 +624,7 @@ def main():
     runs = commands.add_parser("run")
     runs.add_argument("--binary", default=str(ROOT / "target" / "release" / "explaind"))
     runs.add_argument("--minutes", type=float, default=float("inf"), help="start no row after so many")
+    runs.add_argument("--memory", type=int, default=MEMORY, help="GB that a row may use")
     runs.add_argument("--only", default="", help="rows whose collection, name and exporter contain this")
     runs.add_argument("--again", action="append", default=[], help="outcomes whose rows run again")
     commands.add_parser("table")

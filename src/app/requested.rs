@@ -28,7 +28,7 @@ pub const INPUT_PREFIX: &str = "inputs.";
 pub const PARAMETERS: [(&str, &str); 2] = [
     (
         OUTPUT,
-        "The output that is explained, of a model that has several: `manifest.reading` of GET /models/{id} lists them. Default: that of model.toml.",
+        "The output that is explained, of a model that has several: `manifest.outputs` of GET /models/{id} lists them. Default: that of model.toml.",
     ),
     (
         SIZE,
@@ -37,7 +37,7 @@ pub const PARAMETERS: [(&str, &str); 2] = [
     ),
 ];
 pub const INPUTS_DOC: &str = "Values of the model's other inputs, by name, in place of those of model.toml: a number (for each of the input's), nested lists, \
-     `{\"shape\": [...], \"data\": [...]}`, or an npy file of numbers in base64; at most 4194304 numbers together. Each has to fit the input's shape, without the \
+     `{\"shape\": [...], \"data\": [...]}`, or an npy file of numbers in base64; at most 4194304 numbers together, and 1 MiB of JSON. Each has to fit the input's shape, without the \
      batch, and its type. In a query or form each is a field `inputs.NAME` of its own: JSON, or in a form an npy file. A value that was not sent before takes \
      a session of its own, which is opened first.";
 

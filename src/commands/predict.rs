@@ -16,7 +16,7 @@ use serde_json::{Map, json};
 use super::{
     ModelArgs, Predicts,
     images::{Source, Sources, tell_failed},
-    say, warn,
+    pair, say, warn,
 };
 
 /// Images in progress at once.
@@ -36,6 +36,10 @@ pub(crate) struct Predict {
     format: Form,
     #[command(flatten)]
     model: ModelArgs<Predicts>,
+    /// What else POST /predict takes, such as output=NAME, input_size=320x240 or inputs.NAME=2;
+    /// repeatable
+    #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
+    parameters: Vec<(String, String)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,8 +52,13 @@ impl Predict {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let sources = Sources::of(&self.images)?;
         let app = self.model.app()?;
-        let plan =
-            app.plan_prediction(Map::from_iter([("top_k".to_owned(), json!(self.top_k))]))?;
+        let mut given = Map::from_iter([("top_k".to_owned(), json!(self.top_k))]);
+        for (name, value) in self.parameters {
+            if given.insert(name.clone(), value.into()).is_some() {
+                bail!("{name} is given twice");
+            }
+        }
+        let plan = app.plan_prediction(given)?;
         let runtime = tokio::runtime::Runtime::new()?;
         let predict = async |source| (source, predict(&app, &plan, source).await);
         let mut answers = stream::iter(&sources.all).map(predict).buffered(AT_ONCE);

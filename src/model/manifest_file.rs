@@ -12,6 +12,7 @@ use toml::{Table, Value};
 use super::{
     fixed::Given,
     manifest::{Input, Manifest, OpenSize, OutputKind, Reading, Scores, SizeSource},
+    resized::LARGEST_SIDE,
 };
 use crate::{
     faults::{Fault, Faults, Reader},
@@ -23,7 +24,6 @@ use onnx_autodiff::{
 };
 
 const SYMBOLIC_SIDE: usize = 224;
-const LARGEST_SIDE: usize = 16_384;
 const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 

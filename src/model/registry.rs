@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -498,9 +499,12 @@ pub fn graph_of_file(model: &Model) -> io::Result<Option<Graph>> {
 /// Whether both were loaded from the same files, patterns aside.
 fn is_same(one: &Model, other: &Model) -> bool {
     let of = |model: &Model| {
+        let mut manifest = model.manifest.clone();
+        // What could be run is known of one of them alone.
+        manifest.reading.outputs.clear();
         (
             model.hash.clone(),
-            model.manifest.clone(),
+            manifest,
             model.labels.clone(),
             model.folder.clone(),
             model.provenance.clone(),
@@ -519,14 +523,14 @@ fn detached(mut model: Model) -> Model {
         .filter_map(|other| other.model.as_mut().ok())
     {
         let own = Arc::make_mut(&mut Arc::make_mut(other).graph);
-        let mut shared = Vec::new();
-        for (name, literal) in &model.graph.initializers {
-            if own.initializers.get(name) == Some(literal) {
-                own.initializers.shift_remove(name);
-                shared.push((name.clone(), literal.clone()));
-            }
-        }
+        let theirs = &model.graph.initializers;
+        let (shared, rest) = std::mem::take(&mut own.initializers)
+            .into_iter()
+            .partition::<IndexMap<_, _>, _>(|(name, literal)| theirs.get(name) == Some(literal));
+        own.initializers = rest;
         own.detach();
+        let shared = shared.into_keys();
+        let shared = shared.filter_map(|name| Some((name.clone(), theirs.get(&name)?.clone())));
         own.initializers.extend(shared);
     }
     model.outputs = outputs.into();

@@ -51,16 +51,14 @@ pub enum SizeError {
 impl Input {
     /// Height and width of inputs of this shape, of which the model's is one.
     pub fn sides_of(&self, shape: &[usize]) -> Option<[usize; 2]> {
-        let own = match (self.preprocess.as_ref()?.layout, shape) {
-            (Layout::Nchw, &[channels, height, width]) => (channels, [height, width]),
-            (Layout::Nhwc, &[height, width, channels]) => (channels, [height, width]),
-            _ => return None,
+        let layout = self.preprocess.as_ref()?.layout;
+        let split = |shape: &[usize]| match (layout, shape) {
+            (Layout::Nchw, &[channels, height, width])
+            | (Layout::Nhwc, &[height, width, channels]) => Some((channels, [height, width])),
+            _ => None,
         };
-        let channels = match self.preprocess.as_ref()?.layout {
-            Layout::Nchw => self.shape.first(),
-            Layout::Nhwc => self.shape.last(),
-        };
-        (channels == Some(&own.0)).then_some(own.1)
+        let (channels, sides) = split(shape)?;
+        (channels == split(&self.shape)?.0).then_some(sides)
     }
 
     /// Height and width that a tensor of this shape chooses; none where it may not.

@@ -1219,3 +1219,33 @@ async fn a_window_of_channels_beyond_all_channels_is_harmless() {
     let named = faults(&service).await.contains_key("lrn");
     assert!(answer.status == 200 || named, "{}", answer.text());
 }
+
+/// ReLU of W x 2^-130, which is below the smallest normal number, times 2^120.
+#[tokio::test]
+async fn a_relu_is_open_for_the_smallest_numbers() {
+    let mut net = linear(
+        Element::Float,
+        vec![
+            Node::new("Mul", ["z", "tiny"], ["small"]),
+            Node::new("Relu", ["small"], ["on"]),
+            Node::new("Mul", ["on", "large"], ["out"]),
+        ],
+        vec![info("out", Element::Float, &[3])],
+    );
+    net.initializers.extend([
+        (
+            "tiny".to_owned(),
+            Literal::scalar_f32(f32::MIN_POSITIVE / 16.0),
+        ),
+        ("large".to_owned(), Literal::scalar_f32(2f32.powi(120))),
+    ]);
+    let (_folder, service) = serve(&[("tiny", written(&net), &[])]);
+    // Scores are 5, 0 and 5.75.
+    for (class, open) in [(0, 1.0), (1, 0.0), (2, 1.0)] {
+        let query = format!("head=logits&target={class}");
+        let found = gradient(&service, "tiny", &query, &at(&[1.0, 2.0])).await;
+        let found: Vec<f32> = found.into_iter().map(|value| value * 1024.0).collect();
+        let own = [WEIGHTS[2 * class], WEIGHTS[2 * class + 1]];
+        close(&found, &own.map(|weight| weight as f32 * open));
+    }
+}

@@ -137,7 +137,7 @@ fn models() -> &'static Path {
         );
         write_patterns(&folder.path().join("tiny"), &net);
         make("plain", &[("model.onnx", &net), ("model.toml", pixels)]);
-        let vit = fs::read(export("transformers/vit.dynamo18.onnx")).unwrap();
+        let vit = fs::read(export("families/vit.dynamo18.onnx")).unwrap();
         make("vit", &[("model.onnx", &vit), ("model.toml", pixels)]);
         make(
             "numbers",

@@ -260,7 +260,7 @@ const PLAIN: &str = "head = 'logits'\n[input]\nmean = 0\nstd = 1\n";
 
 fn photo(width: u32, height: u32) -> Vec<u8> {
     let image = RgbImage::from_fn(width, height, |x, y| {
-        [10 + 5 * x as u8, 20 + 7 * y as u8, 90].into()
+        [10 + 5 * (x % 40) as u8, 20 + 7 * (y % 30) as u8, 90].into()
     });
     encode(&image, ImageFormat::Png).to_vec()
 }

@@ -2,7 +2,7 @@
 
     benches/peers/install.sh && benches/peers/.venv/bin/pip install grad-cam && benches/peers/.venv/bin/python tests/parity/cam.py [NET ...]
 
-- NET.safetensors: maps in the input's height and width, before they are normalised, of the nets of transformers.py and of those below, in
+- NET.safetensors: maps in the input's height and width, before they are normalised, of the nets of families.py and of those below, in
   float64, each with its distance in float32 as a yardstick.
 - NET.EXPORTER+OPSET.onnx: the exports of the nets below.
 
@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 import timm
 import torch
-import transformers as nets
+import families as nets
 from generate import INPUT_SCALE, distance, export, strip, uniform
 from pytorch_grad_cam import EigenCAM, GradCAM, HiResCAM, LayerCAM, ScoreCAM, base_cam
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget

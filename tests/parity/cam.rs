@@ -58,42 +58,34 @@ const fn net(
 const NETS: &[Net] = &[
     net("cam/cnn.dynamo18", (&[16, 8, 8], [8, 8, 0]), Err(NONE)),
     net(
-        "transformers/convnext.dynamo18",
+        "families/convnext.dynamo18",
         (&[32, 4, 4], [4, 4, 0]),
         Err(NONE),
     ),
     net(
-        "transformers/convnext.script17",
+        "families/convnext.script17",
         (&[32, 4, 4], [4, 4, 0]),
         Err(NONE),
     ),
     net(
-        "transformers/swin.dynamo18",
+        "families/swin.dynamo18",
         (&[4, 4, 32], [4, 4, 0]),
         Err(WINDOWS),
     ),
     net(
-        "transformers/swin.script17",
+        "families/swin.script17",
         (&[4, 4, 32], [4, 4, 0]),
         Err(WINDOWS),
     ),
+    net("families/vit.dynamo18", (&[17, 16], [4, 4, 1]), Ok(&[0])),
+    net("families/vit.script17", (&[17, 16], [4, 4, 1]), Ok(&[0])),
     net(
-        "transformers/vit.dynamo18",
-        (&[17, 16], [4, 4, 1]),
-        Ok(&[0]),
-    ),
-    net(
-        "transformers/vit.script17",
-        (&[17, 16], [4, 4, 1]),
-        Ok(&[0]),
-    ),
-    net(
-        "transformers/deit.dynamo18",
+        "families/deit.dynamo18",
         (&[18, 24], [4, 4, 2]),
         Ok(&[0, 1]),
     ),
     net(
-        "transformers/deit.script17",
+        "families/deit.script17",
         (&[18, 24], [4, 4, 2]),
         Ok(&[0, 1]),
     ),

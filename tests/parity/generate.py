@@ -13,6 +13,7 @@ Weights are not stored: each is `shift + scale * u` with u drawn by splitmix64 f
 Inputs are chosen away from kinks (smallest yardsticks of several seeds), so that any correct float32 program agrees closely.
 """
 
+import contextlib
 import copy
 import io
 import json
@@ -84,6 +85,28 @@ def initial(name, tensor):
     return 0, 0.2
 
 
+@contextlib.contextmanager
+def right_batch_norm():
+    """PyTorch 2.15 gives a wrong gradient of batch_norm in evaluation mode on the CPU where the cotangent is a view with the strides of tokens,
+    as behind `flatten(2).transpose(1, 2)`: here the cotangent becomes contiguous."""
+
+    class Contiguous(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y):
+            return y.view_as(y)
+
+        @staticmethod
+        def backward(ctx, dy):
+            return dy.contiguous()
+
+    functional, batch_norm = torch.nn.functional, torch.nn.functional.batch_norm
+    functional.batch_norm = lambda *inputs, **named: Contiguous.apply(batch_norm(*inputs, **named))
+    try:
+        yield
+    finally:
+        functional.batch_norm = batch_norm
+
+
 def gradient(model, x, target, rectifier=None):
     """Gradient of one logit; `rectifier` changes what a ReLU passes back: (cotangent, its plain gradient) -> cotangent."""
     handles = []
@@ -91,7 +114,8 @@ def gradient(model, x, target, rectifier=None):
         hook = lambda _, plain, cotangent: (rectifier(cotangent[0], plain[0]),)
         handles = [m.register_full_backward_hook(hook) for m in model.modules() if isinstance(m, nn.ReLU)]
     x = x.clone().requires_grad_()
-    model(x)[0, target].backward()
+    with right_batch_norm():
+        model(x)[0, target].backward()
     for handle in handles:
         handle.remove()
     return x.grad[0].numpy()

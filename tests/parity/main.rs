@@ -1,6 +1,8 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
 //! them (generate.py, cam.py, pretrained.py, captum_maps.py, curves.py, lrp.py, metrics.py, parameters.py,
 //! perturbation.py, regions.py, tcav.py, transformers.py).
+//! them (generate.py, cam.py, families.py, pretrained.py, captum_maps.py, curves.py, lrp.py, metrics.py,
+//! parameters.py, perturbation.py, tcav.py).
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +15,7 @@ mod cam;
 mod captum;
 mod curves;
 mod explain;
+mod families;
 mod forward;
 mod lrp;
 mod metrics;
@@ -28,5 +31,4 @@ mod stress;
 mod tcav;
 mod torchvision;
 mod training;
-mod transformers;
 mod xrai;

@@ -12,6 +12,39 @@ const YARDSTICKS: f64 = 4.0;
 /// What the other order of sums costs even where PyTorch happens to be closer to f64.
 const SUMMATION: f64 = 2e-6;
 
+/// A test `agrees_with_pytorch(net)` of each net that is stored in a folder beside this file, and one that these are all.
+macro_rules! nets {
+    ($folder:literal: $($net:ident)*) => {
+        $(#[test] fn $net() { agrees_with_pytorch(stringify!($net)) })*
+
+        #[test]
+        fn every_stored_net_is_tested() {
+            let files = $crate::stored::files($folder);
+            let stored = files.iter().filter_map(|name| name.strip_suffix(".safetensors"));
+            assert_eq!(stored.collect::<Vec<_>>(), [$(stringify!($net)),*]);
+        }
+    };
+}
+pub(crate) use nets;
+
+/// Names of the files in a folder beside this file, sorted.
+pub fn files(folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(path(folder)).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Names of the files of a net, one for each exporter and opset.
+pub fn exports(folder: &str, net: &str) -> Vec<String> {
+    let mut names = files(folder);
+    names.retain(|name| name.starts_with(&format!("{net}.")) && name.ends_with(".onnx"));
+    assert!(!names.is_empty());
+    names
+}
+
 pub struct Stored {
     bytes: Vec<u8>,
     metadata: HashMap<String, String>,

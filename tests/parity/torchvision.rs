@@ -26,31 +26,9 @@ pub const LOGITS: f64 = 1e-5;
 /// 2^-23: between two neighbours of 2^24 numbers in [-1, 1).
 const STEP: f32 = 1.0 / 8_388_608.0;
 
-macro_rules! nets {
-    ($($net:ident)*) => {
-        $(#[test] fn $net() { agrees_with_pytorch(stringify!($net)) })*
-
-        #[test]
-        fn every_stored_net_is_tested() {
-            let stored = files().into_iter().filter_map(|name| name.strip_suffix(".safetensors").map(str::to_owned));
-            assert_eq!(stored.collect::<Vec<_>>(), [$(stringify!($net)),*]);
-        }
-    };
-}
-
-nets! {
+stored::nets! { "torchvision":
     alexnet densenet121 efficientnet_b0 googlenet inception_v3 mnasnet mobilenet_v2 mobilenet_v2_bn mobilenet_v3_large mobilenet_v3_small regnet_x regnet_y
     resnet18 resnet18_bn resnet50 resnext50 shufflenet_v2 squeezenet1_0 squeezenet1_1 vgg11 vgg16 vgg16_bn
-}
-
-/// Names of the stored files, sorted.
-fn files() -> Vec<String> {
-    let folder = fs::read_dir(stored::path("torchvision")).unwrap();
-    let mut names: Vec<_> = folder
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 /// What Grad-CAM looks at by default: the op that makes it, and its shape.
@@ -175,10 +153,7 @@ fn agrees_with_pytorch(net: &str) {
 
     assert!(LAYERS.iter().any(|row| row.0 == net));
     let mut faults = Vec::new();
-    let exports = files()
-        .into_iter()
-        .filter(|name| name.starts_with(&format!("{net}.")) && name.ends_with(".onnx"));
-    for export in exports {
+    for export in stored::exports("torchvision", net) {
         let source = read_export(&export, scratch.path());
         faults.extend(layer_fault(net, &source).map(|fault| format!("{export}: {fault}")));
         // A graph exported for a batch of one stays so.
