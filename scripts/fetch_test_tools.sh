@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What tests/clients needs, into runtime/: a Python environment with OpenAPI's validator, two generators of clients, Playwright, ONNX Runtime
-# and Node; another with the clients of KServe and Triton, which need other versions of some packages; onnxruntime-web 1.30.0 (33 MB), checked by hash; and Chromium where it is not installed, out of Debian's packages. Quick when
+# and Node; another with the clients of KServe and Triton, which need other versions of some packages; onnxruntime-web 1.30.0 (33 MB) and
+# axe-core 4.14.1, checked by hash; and Chromium where it is not installed, out of Debian's packages. Quick when
 # they are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,6 +10,8 @@ tools=runtime/test_tools
 browser=runtime/chromium
 web=runtime/onnxruntime-web
 web_hash=d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71
+axe=runtime/axe-core
+axe_hash=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
 mkdir -p runtime
 scratch=$(mktemp -d runtime/.fetch.XXXXXX)
 trap 'rm -rf "$scratch"' EXIT
@@ -35,6 +38,18 @@ if ! [ -d "$web" ]; then
     package/dist/ort-wasm-simd-threaded.mjs package/dist/ort-wasm-simd-threaded.wasm
   mv "$scratch/package" "$web"
 fi
+
+if ! [ -d "$axe" ]; then
+  echo "fetching axe-core into $axe"
+  npm=$PWD/$environment/bin/npm
+  (cd "$scratch" && PATH="$(dirname "$npm"):$PATH" "$npm" pack --silent axe-core@4.14.1 >/dev/null)
+  sha256sum --check --quiet --strict - <<<"$axe_hash  $scratch/axe-core-4.14.1.tgz"
+  mkdir "$scratch/axe"
+  tar -xzf "$scratch/axe-core-4.14.1.tgz" -C "$scratch/axe" --strip-components=1 package/axe.min.js package/LICENSE
+  mv "$scratch/axe" "$axe"
+fi
+
+scripts/vendor_dashboard.sh --check
 
 if command -v chromium >/dev/null || command -v chromium-headless-shell >/dev/null || [ -d "$browser" ]; then exit 0; fi
 

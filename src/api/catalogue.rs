@@ -7,10 +7,8 @@ use std::{
 
 use axum::{
     Json,
-    body::Body,
     extract::{FromRequestParts, Path, State},
-    http::{header, request::Parts},
-    response::{IntoResponse, Response},
+    http::request::Parts,
 };
 use serde::Serialize;
 use serde_json::{
@@ -23,7 +21,7 @@ use utoipa::ToSchema;
 use super::{
     Api,
     codes::ApiError,
-    document::{Binary, InternalProblems, MissingProblems, TrainedProblems},
+    document::{InternalProblems, MissingProblems},
 };
 use crate::{
     app::AppError,
@@ -281,24 +279,6 @@ pub(super) async fn card(api: &Api, model: &Arc<Model>) -> Result<Json<ModelCard
     Ok(Json(card.map_err(|error| ApiError::Internal {
         reason: error.to_string(),
     })?))
-}
-
-/// Download a model that a job trained or a client uploaded
-///
-/// A tar of its folder, of the version in use. Unpacked into a models folder, it is a model like any other.
-#[utoipa::path(get, path = "/models/{id}/archive", tag = "catalogue",
-    params(("id" = String, Path, description = "The model's id.", example = "pets")),
-    responses((status = 200, description = "The tar.", body = Binary, content_type = "application/x-tar"), TrainedProblems))]
-pub async fn get_model_archive(State(api): State<Api>, Id(id): Id) -> Result<Response, ApiError> {
-    let archive = api.app().model_archive(&id).await?;
-    let headers = [
-        (header::CONTENT_TYPE, "application/x-tar".to_owned()),
-        (
-            header::CONTENT_DISPOSITION,
-            format!("attachment; filename=\"{id}.tar\""),
-        ),
-    ];
-    Ok((headers, Body::from_stream(archive)).into_response())
 }
 
 /// All that is known of a model of `registry`.

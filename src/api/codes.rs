@@ -54,6 +54,15 @@ pub enum ApiError {
         meant(id, METRICS.iter().map(|metric| metric.id))
     )]
     UnknownMetric { id: String },
+    #[error(
+        "data set {dataset} has no image {}: they are counted from 0, and it has {images}",
+        excerpt(place)
+    )]
+    UnknownImage {
+        dataset: String,
+        place: String,
+        images: usize,
+    },
     #[error("the body's content type is {found}; send {allowed}", found = excerpt(found.as_deref().unwrap_or("missing")))]
     UnsupportedMediaType {
         found: Option<String>,
@@ -210,6 +219,9 @@ pub fn code_of(error: &ApiError) -> Code {
         ),
         ApiError::UnknownMetric { .. } => {
             row("unknown_metric", StatusCode::NOT_FOUND, "No such metric")
+        }
+        ApiError::UnknownImage { .. } => {
+            row("unknown_image", StatusCode::NOT_FOUND, "No such image")
         }
         ApiError::UnsupportedMediaType { .. } => row(
             "unsupported_media_type",

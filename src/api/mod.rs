@@ -7,6 +7,9 @@ pub mod codes;
 pub mod compare;
 mod connections;
 mod contents;
+pub mod cost;
+mod dashboard;
+pub mod dataset_images;
 pub mod datasets;
 mod docs;
 pub mod document;
@@ -15,6 +18,7 @@ pub mod explain;
 mod fields;
 pub mod health;
 mod intake;
+pub mod job_kinds;
 pub mod jobs;
 mod json_body;
 mod listener;
@@ -35,9 +39,9 @@ use std::{any::Any, sync::Arc};
 
 use axum::{
     Router,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
+    http::{HeaderName, HeaderValue, Method, Uri, header},
     middleware,
-    response::{IntoResponse, Redirect, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
@@ -169,6 +173,7 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
         .routes(routes!(explain::explain))
         .routes(routes!(compare::compare))
         .routes(routes!(predict::predict))
+        .routes(routes!(cost::tell_cost))
         .routes(routes!(catalogue::list_methods))
         .routes(routes!(catalogue::get_method))
         .routes(routes!(metrics_catalogue::list_metrics))
@@ -182,13 +187,14 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
         .routes(routes!(models::list_versions))
         .routes(routes!(models::roll_back_model))
         .routes(routes!(models::reload_models))
-        .routes(routes!(catalogue::get_model_archive))
+        .routes(routes!(models::get_model_archive))
         .routes(routes!(supports::list_supports))
         .routes(routes!(
             supports::get_supports,
             supports::put_supports,
             supports::delete_supports
         ))
+        .routes(routes!(job_kinds::list_job_kinds))
         .routes(routes!(jobs::list_jobs, jobs::start_job))
         .routes(routes!(jobs::get_job, jobs::delete_job))
         .routes(routes!(jobs::get_job_report))
@@ -201,6 +207,8 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
             datasets::delete_dataset
         ))
         .merge(protocols::routes())
+        .routes(routes!(dataset_images::list_images))
+        .routes(routes!(dataset_images::get_image))
         .merge(routes_of_health())
 }
 
@@ -216,10 +224,11 @@ fn routes_of_health() -> OpenApiRouter<Api> {
 /// foreign pages.
 pub fn router(api: Api) -> Router {
     let settings = api.app().settings();
-    let (contract, document) = document::split(match settings.role {
-        Role::All | Role::Api => routes_of_contract(),
-        Role::Worker => routes_of_health(),
-    });
+    let (contract, page) = match settings.role {
+        Role::All | Role::Api => (routes_of_contract(), dashboard::routes()),
+        Role::Worker => (routes_of_health(), Router::new()),
+    };
+    let (contract, document) = document::split(contract);
     let document = Arc::new(document);
     let around = ServiceBuilder::new()
         .layer(MapRequestLayer::new(shield::clean_request_id))
@@ -237,21 +246,12 @@ pub fn router(api: Api) -> Router {
             "/openapi.json",
             get(move || async move { axum::Json(document.as_ref().clone()) }),
         )
-        .route("/", get(root))
         .merge(docs::routes())
+        .merge(page)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(around)
         .with_state(api)
-}
-
-/// A page for people; for KServe's clients a sign of life.
-async fn root(headers: HeaderMap) -> Result<Response, ApiError> {
-    let kinds = [(false, "application/json"), (true, "text/html")];
-    Ok(match negotiate::choose(&kinds, &headers)? {
-        true => Redirect::temporary("/docs/").into_response(),
-        false => axum::Json(protocols::Alive::NOW).into_response(),
-    })
 }
 
 async fn no_such_route(uri: Uri) -> ApiError {

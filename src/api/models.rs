@@ -8,6 +8,7 @@ use std::sync::{
 
 use axum::{
     Json,
+    body::Body,
     extract::{Request, State},
     http::{HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 use multer::Multipart;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{
@@ -25,7 +26,7 @@ use super::{
     catalogue::{Id, ModelList, card, list},
     codes::ApiError,
     datasets::only,
-    document::{ModelForm, TrainedProblems, UploadProblems},
+    document::{ArchiveProblems, Binary, ModelForm, TrainedProblems, UploadProblems},
     intake::Intake,
 };
 use crate::{
@@ -40,6 +41,7 @@ use crate::{
 const MOST_PARTS: usize = 128;
 /// Most bytes of a part's headers, about.
 const MOST_HEADER: usize = 1 << 20;
+const VERSIONS: [&str; 1] = ["a number of GET /models/{id}/versions"];
 const PARTS: [&str; 5] = ["model", "data", "manifest", "labels", "patterns"];
 
 /// The versions of an uploaded model.
@@ -100,6 +102,31 @@ pub async fn delete_model(State(api): State<Api>, Id(id): Id) -> Result<StatusCo
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Download a model that a job trained or a client uploaded
+///
+/// A tar of its folder. Unpacked into a models folder, it is a model like any other.
+#[utoipa::path(get, path = "/models/{id}/archive", tag = "catalogue",
+    params(
+        ("id" = String, Path, description = "The model's id.", example = "pets"),
+        ("version" = Option<u32>, Query, description = "The number of a version of an uploaded model. Default: the one in use."),
+    ),
+    responses((status = 200, description = "The tar.", body = Binary, content_type = "application/x-tar"), ArchiveProblems))]
+pub async fn get_model_archive(
+    State(api): State<Api>,
+    Id(id): Id,
+    Pairs(query): Pairs,
+) -> Result<Response, ApiError> {
+    let archive = api.app().model_archive(&id, read_version(&query)?).await?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (
+            header::CONTENT_DISPOSITION,
+            format!("attachment; filename=\"{id}.tar\""),
+        ),
+    ];
+    Ok((headers, Body::from_stream(archive)).into_response())
+}
+
 /// List the versions of an uploaded model
 #[utoipa::path(get, path = "/models/{id}/versions", tag = "catalogue",
     params(("id" = String, Path, description = "The model's id.", example = "pets")),
@@ -126,18 +153,9 @@ pub async fn roll_back_model(
     Id(id): Id,
     Pairs(query): Pairs,
 ) -> Result<Json<VersionList>, ApiError> {
-    only(&query, &["version"])?;
-    let asked = query.get("version");
-    let version = asked
-        .and_then(Value::as_str)
-        .and_then(|text| text.trim().parse().ok());
-    let Some(version) = version else {
-        let message = match asked {
-            Some(value) => format!("{} is no number of a version", shown(value)),
-            None => "is missing: the number of the version".to_owned(),
-        };
-        let allowed = ["a number of GET /models/{id}/versions"];
-        return Err(AppError::from(Faults::from(Fault::new("version", message, allowed))).into());
+    let Some(version) = read_version(&query)? else {
+        let message = "is missing: the number of the version";
+        return Err(AppError::from(Faults::from(Fault::new("version", message, VERSIONS))).into());
     };
     api.app().roll_back_model(&id, version).await?;
     list_versions(State(api), Id(id)).await
@@ -156,6 +174,20 @@ pub async fn reload_models(State(api): State<Api>) -> Result<Json<ModelList>, Ap
         reason: error.to_string(),
     })?;
     Ok(Json(list(&api)))
+}
+
+/// The version that a query names, which may name nothing else.
+pub(super) fn read_version(query: &Map<String, Value>) -> Result<Option<u32>, ApiError> {
+    only(query, &["version"])?;
+    let Some(asked) = query.get("version") else {
+        return Ok(None);
+    };
+    let version = asked.as_str().and_then(|text| text.trim().parse().ok());
+    let fault = || {
+        let message = format!("{} is no number of a version", shown(asked));
+        AppError::from(Faults::from(Fault::new("version", message, VERSIONS)))
+    };
+    Ok(Some(version.ok_or_else(fault)?))
 }
 
 /// The parts of the form, each in a file.

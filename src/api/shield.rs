@@ -29,6 +29,10 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src dat
 const DOCS_POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; \
     object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// For the page at `/`, which loads its own files, calls this server and shows its pictures.
+const PAGE_POLICY: &str = "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'";
+
 /// The longest request id that is accepted, in bytes.
 const MAX_REQUEST_ID: usize = 128;
 
@@ -103,12 +107,16 @@ fn is_known(names: &[String], host: &str) -> bool {
 
 /// Refuses requests of other sites' pages, and adds security headers.
 pub(super) async fn guard(State(shield): State<Shield>, request: Request, next: Next) -> Response {
-    let is_docs = request.uri().path().starts_with("/docs");
+    let policy = match request.uri().path() {
+        "/" => PAGE_POLICY,
+        path if path.starts_with("/assets/") => PAGE_POLICY,
+        path if path.starts_with("/docs") => DOCS_POLICY,
+        _ => POLICY,
+    };
     let mut response = match shield.check(request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
-    let policy = if is_docs { DOCS_POLICY } else { POLICY };
     let told: [(HeaderName, &'static str); 4] = [
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),

@@ -21,6 +21,7 @@ mod replicas;
 pub mod requested;
 pub mod segments;
 pub mod supports;
+mod thumbnails;
 mod timing;
 mod uploads;
 
@@ -49,6 +50,7 @@ use crate::{
     training,
 };
 use pixels::Pixels;
+use thumbnails::Thumbnails;
 
 pub use error::{AppError, StartError};
 pub use explain::{Answered, Explanation};
@@ -70,6 +72,7 @@ struct Parts {
     engine: Engine,
     pool: Pool,
     pixels: Pixels,
+    thumbnails: Thumbnails,
     quota: Quota,
     files: Files,
     patterns: PatternStore,
@@ -164,6 +167,7 @@ impl App {
             engine,
             pool,
             pixels,
+            thumbnails: thumbnails::thumbnails(),
             quota,
             files,
             patterns,

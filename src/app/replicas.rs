@@ -118,12 +118,15 @@ impl App {
         self.parts.trained.ids().await
     }
 
-    /// The folder of a model that a job trained or a client uploaded, as a tar.
-    pub async fn model_archive(&self, id: &str) -> Result<Archive, AppError> {
-        let trained = self.parts.trained.archive(id).await?;
+    /// The folder of a model that a job trained or a client uploaded, as a tar; of uploaded ones also that of another version than is in use.
+    pub async fn model_archive(&self, id: &str, version: Option<u32>) -> Result<Archive, AppError> {
+        let trained = match version {
+            None => self.parts.trained.archive(id).await?,
+            Some(_) => None,
+        };
         let archive = match trained {
             Some(archive) => Some(archive),
-            None => self.parts.uploaded.archive(id).await?,
+            None => self.parts.uploaded.archive(id, version).await?,
         };
         archive.ok_or_else(|| self.not_changeable(id))
     }

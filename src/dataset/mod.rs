@@ -166,12 +166,17 @@ impl Dataset {
     /// Decodes the image at `index` (below the count). A file that changed since the scan is
     /// refused.
     pub fn read(&self, index: usize, limits: &Limits) -> Result<Decoded, DatasetError> {
-        let DatasetImage { file, hash, .. } = &self.images[index];
-        let bytes = self.read_file(file, hash, limits)?;
+        let bytes = self.bytes(index, limits)?;
         decode(&bytes, limits).map_err(|source| DatasetError::Image {
-            file: file.clone(),
+            file: self.images[index].file.clone(),
             source,
         })
+    }
+
+    /// The file of the image at `index` (below the count), as [`Self::read`] reads it.
+    pub fn bytes(&self, index: usize, limits: &Limits) -> Result<Vec<u8>, DatasetError> {
+        let DatasetImage { file, hash, .. } = &self.images[index];
+        self.read_file(file, hash, limits)
     }
 
     /// The content of a file of the set, if it still has this hash.

@@ -302,11 +302,29 @@ impl UploadedModels {
         Ok(true)
     }
 
-    /// A tar of the folder of the version in use; none where no upload has this id.
-    pub async fn archive(&self, id: &str) -> Result<Option<Archive>, FilesError> {
-        let found = self.listing().await?.remove(id);
-        match found.and_then(|found| found.in_use()) {
-            Some(version) => self.shelf.archive(&folder_of(id, version)).await,
+    /// A tar of the folder of a version, by default of the one in use; none where no upload has this id.
+    pub async fn archive(
+        &self,
+        id: &str,
+        version: Option<u32>,
+    ) -> Result<Option<Archive>, UploadedError> {
+        let Some(found) = self.listing().await?.remove(id) else {
+            return Ok(None);
+        };
+        let known: Vec<u32> = found.whole().collect();
+        let version = match version {
+            Some(version) if !known.contains(&version) => {
+                return Err(UploadedError::UnknownVersion {
+                    id: id.to_owned(),
+                    version,
+                    known,
+                });
+            }
+            Some(version) => Some(version),
+            None => found.in_use(),
+        };
+        match version {
+            Some(version) => Ok(self.shelf.archive(&folder_of(id, version)).await?),
             None => Ok(None),
         }
     }

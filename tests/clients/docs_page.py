@@ -1,18 +1,11 @@
 """The page at /docs, in Chromium: "Try it out" as it is offered explains a photo, and what else needs no input answers: docs_page.py URL."""
-import glob
-import os
-import shutil
 import sys
 
 from playwright.sync_api import sync_playwright
 
-from shared import PHOTO, ROOT, SIZE
+from shared import PHOTO, SIZE, chromium
 
 url = sys.argv[1]
-fetched = ROOT / "runtime/chromium/usr/lib"
-installed = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-libraries = [path for path in glob.glob(f"{fetched}/*-linux-gnu/**/", recursive=True)]
-environment = os.environ if installed else {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
 
 
 def answer(page, operation, photo=None):
@@ -30,14 +23,13 @@ def answer(page, operation, photo=None):
 
 
 with sync_playwright() as playwright:
-    program = installed or f"{fetched}/chromium/chromium-headless-shell"
-    browser = playwright.chromium.launch(executable_path=program, env=environment, args=["--no-sandbox"])
+    browser = chromium(playwright)
     page = browser.new_page()
     page.set_default_timeout(120_000)
     faults = []
     page.on("pageerror", lambda error: faults.append(error))
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.goto(f"{url}/")
+    page.goto(f"{url}/docs")
     page.wait_for_selector(".opblock")
     assert (page.url, page.title()) == (f"{url}/docs/", "explaind"), (page.url, page.title())
     for operation in ["explain-explain", "explain-compare", "explain-predict"]:

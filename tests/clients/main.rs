@@ -132,3 +132,8 @@ fn the_docs_page_explains_a_photo() {
 fn clients_of_kserve_triton_and_torchserve_work_unchanged() {
     run_in("serving_clients", "serving.py");
 }
+
+#[test]
+fn the_dashboard_explains_a_photo_runs_jobs_and_needs_nobody_else() {
+    run("dashboard.py");
+}

@@ -1,6 +1,8 @@
 """What the scripts of this folder share."""
+import glob
 import os
 import pathlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -20,6 +22,16 @@ def tool(name, *arguments):
     if done.returncode:
         sys.exit(f"{name}: {done.stdout}")
     return done.stdout
+
+
+def chromium(playwright, *arguments):
+    """The browser that is installed, or was fetched, without a window."""
+    fetched = ROOT / "runtime/chromium/usr/lib"
+    installed = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+    libraries = ":".join(glob.glob(f"{fetched}/*-linux-gnu/**/", recursive=True))
+    environment = os.environ if installed else {**os.environ, "LD_LIBRARY_PATH": libraries}
+    program = installed or f"{fetched}/chromium/chromium-headless-shell"
+    return playwright.chromium.launch(executable_path=program, env=environment, args=["--no-sandbox", *arguments])
 
 
 def is_picture(data):

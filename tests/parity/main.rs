@@ -1,8 +1,6 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
-//! them (generate.py, cam.py, pretrained.py, captum_maps.py, curves.py, lrp.py, metrics.py, parameters.py,
-//! perturbation.py, regions.py, tcav.py, transformers.py).
 //! them (generate.py, cam.py, families.py, pretrained.py, captum_maps.py, curves.py, lrp.py, metrics.py,
-//! parameters.py, perturbation.py, tcav.py).
+//! parameters.py, perturbation.py, regions.py, tcav.py).
 
 #![allow(
     clippy::unwrap_used,

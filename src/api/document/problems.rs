@@ -117,10 +117,14 @@ problem_sets! {
     MissingProblems = [BAD_PATH, NOT_FOUND, UNPROCESSABLE, INTERNAL];
     /// Of models that jobs trained, which lie in the store of files.
     TrainedProblems = [BAD_PATH, NOT_FOUND, CONFLICT, INTERNAL, UNAVAILABLE, INSUFFICIENT];
+    /// Of versions of such models.
+    ArchiveProblems = [BAD_PATH, NOT_FOUND, CONFLICT, UNPROCESSABLE, INTERNAL, UNAVAILABLE, INSUFFICIENT];
     /// Of data sets, which may lie in a store that is away.
     DatasetProblems = [BAD_PATH, NOT_FOUND, CONFLICT, UNPROCESSABLE, INTERNAL, UNAVAILABLE, INSUFFICIENT];
     /// Of what is uploaded and taken away.
     UploadProblems = [BAD_REQUEST, NOT_FOUND, BODY_TIMEOUT, CONFLICT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, INSUFFICIENT];
+    /// Of POST /cost.
+    CostProblems = [BAD_REQUEST, BODY_TIMEOUT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE];
     InternalProblems = [INTERNAL];
     /// Of what a query chooses from.
     QueryProblems = [BAD_QUERY, UNPROCESSABLE, INTERNAL];
