@@ -25,28 +25,25 @@ use super::{
 };
 use crate::{
     app::AppError,
-    driver::{RuleSetFaults, obstacle},
+    driver::model_defaults,
     methods::{
-        parameters::Parameter,
-        registry::{self, METHODS, Method},
+        applies::obstacle,
+        parameters::{Facts, Parameter},
+        registry::{self, METHODS, Method, applicable},
     },
     model::{
         Model,
         provenance::{self, Provenance},
         registry::{Origin, Registry},
     },
-    text::cut,
 };
 use onnx_autodiff::{
     autodiff::{
-        self, DeriveError,
-        spec::{DeriveSpec, Layer},
+        self,
+        spec::{Layer, RuleSetId},
     },
     onnx::graph::Graph,
 };
-
-/// Bytes of the reason why a network has no gradient: it may list every node.
-const LONGEST_REASON: usize = 4_000;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MethodList {
@@ -119,6 +116,9 @@ pub struct ModelSummary {
     /// What was assumed because its `model.toml` does not say it (answers repeat it), and what of
     /// the graph is left out or read in a way of its own, such as an ArgMax behind the scores.
     pub warnings: Vec<String>,
+    /// Ids of the methods that can explain it; `methods` of GET /models/{id} says why others cannot.
+    #[schema(example = json!(["integrated_gradients", "grad_cam", "occlusion"]))]
+    pub applies: Vec<String>,
 }
 
 /// A model in full.
@@ -237,20 +237,22 @@ pub async fn get_method(Id(id): Id) -> Result<Json<MethodCard>, ApiError> {
 
 /// List models and folders that failed to load
 #[utoipa::path(get, path = "/models", tag = "catalogue", responses((status = 200, description = "The models.", body = ModelList), InternalProblems))]
-pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
-    Json(list(&api))
+pub async fn list_models(State(api): State<Api>) -> Result<Json<ModelList>, ApiError> {
+    list(&api).await
 }
 
-pub(super) fn list(api: &Api) -> ModelList {
+/// Derives what tells which methods apply, at first.
+pub(super) async fn list(api: &Api) -> Result<Json<ModelList>, ApiError> {
     let registry = api.app().models();
-    let models = registry
-        .iter()
-        .map(|model| summarise(&registry, &model))
-        .collect();
-    ModelList {
-        models,
-        broken_models: broken(&registry),
-    }
+    let list = move || {
+        let models = registry.iter();
+        ModelList {
+            models: models.map(|model| summarise(&registry, &model)).collect(),
+            broken_models: broken(&registry),
+        }
+    };
+    let list = api.app().pool().run(list).await.map_err(AppError::from)?;
+    Ok(Json(list))
 }
 
 /// Get one model
@@ -264,18 +266,14 @@ pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelC
 
 /// Derives what can be derived, at first.
 pub(super) async fn card(api: &Api, model: &Arc<Model>) -> Result<Json<ModelCard>, ApiError> {
-    let graph = model.graph.clone();
+    let (of, pool) = (model.clone(), api.app().pool());
     let examined = api.examined(model);
     let examined = examined
-        .get_or_try_init(async || {
-            api.app()
-                .pool()
-                .run(move || examine(&graph))
-                .await
-                .map_err(AppError::from)
-        })
+        .get_or_try_init(async || pool.run(move || examine(&of)).await.map_err(AppError::from))
         .await?;
-    let card = describe_model(&api.app().models(), model, examined.clone());
+    let (registry, of, examined) = (api.app().models(), model.clone(), examined.clone());
+    let card = pool.run(move || describe_model(&registry, &of, examined));
+    let card = card.await.map_err(AppError::from)?;
     Ok(Json(card.map_err(|error| ApiError::Internal {
         reason: error.to_string(),
     })?))
@@ -288,10 +286,10 @@ pub fn describe_model(
     examined: Examined,
 ) -> serde_json::Result<ModelCard> {
     let Examined {
-        faults,
         linear_layers,
         activations,
     } = examined;
+    let facts = model_defaults(model);
     Ok(ModelCard {
         summary: summarise(registry, model),
         hash: model.hash.clone(),
@@ -306,7 +304,7 @@ pub fn describe_model(
         activations,
         methods: METHODS
             .iter()
-            .map(|method| applicability(method, model, &faults))
+            .map(|method| applicability(method, &facts))
             .collect(),
     })
 }
@@ -314,8 +312,6 @@ pub fn describe_model(
 /// What takes deriving a network to know.
 #[derive(Clone, Default)]
 pub struct Examined {
-    /// Why rule sets do not work.
-    faults: RuleSetFaults,
     linear_layers: Vec<LayerCard>,
     activations: Vec<ActivationCard>,
 }
@@ -345,32 +341,26 @@ impl Examinations {
 }
 
 /// Derives what can be derived. Takes up to seconds.
-pub fn examine(graph: &Graph) -> Examined {
-    match derive_layers(graph) {
-        Ok((linear_layers, activations)) => Examined {
-            faults: RuleSetFaults::beside_gradient(graph),
-            linear_layers,
-            activations,
-        },
-        Err(error) => Examined {
-            faults: RuleSetFaults::of_all(&cut(&error.to_string(), LONGEST_REASON)),
-            ..Examined::default()
-        },
-    }
-}
-
-/// The layers of a network that has a gradient.
-fn derive_layers(graph: &Graph) -> Result<(Vec<LayerCard>, Vec<ActivationCard>), DeriveError> {
-    autodiff::derive(graph, &DeriveSpec::gradient(), None)?;
-    let layers = autodiff::linear_layers(graph)?.into_iter();
-    let layers = layers.map(|layer| LayerCard {
+pub fn examine(model: &Model) -> Examined {
+    let derived = match model.rule_set_fault(RuleSetId::Gradient) {
+        None => autodiff::linear_layers(&model.graph).and_then(|layers| {
+            let activations = autodiff::activations(&model.graph)?;
+            Ok((layers, activations))
+        }),
+        Some(_) => Ok(Default::default()),
+    };
+    let (layers, activations) = derived.unwrap_or_default();
+    let layers = layers.into_iter().map(|layer| LayerCard {
         node: layer.node,
         op_type: layer.op_type,
         weight_shape: layer.weight_shape,
     });
-    let activations = autodiff::activations(graph)?.into_iter();
+    let activations = activations.into_iter();
     let activations = activations.map(|(name, shape)| ActivationCard { name, shape });
-    Ok((layers.collect(), activations.collect()))
+    Examined {
+        linear_layers: layers.collect(),
+        activations: activations.collect(),
+    }
 }
 
 /// A method with its parameters.
@@ -419,14 +409,17 @@ fn summarise(registry: &Registry, model: &Model) -> ModelSummary {
             .assumed
             .iter()
             .chain(&model.warnings)
-            .chain(&model.notes)
             .cloned()
+            .chain(model.gradient_notes())
+            .collect(),
+        applies: applicable(&model_defaults(model))
+            .map(|method| method.id.to_owned())
             .collect(),
     }
 }
 
-fn applicability(method: &Method, model: &Model, faults: &RuleSetFaults) -> Applicability {
-    let reason = obstacle(method, model, faults);
+fn applicability(method: &Method, facts: &Facts<'_>) -> Applicability {
+    let reason = obstacle(method, facts);
     Applicability {
         id: method.id.to_owned(),
         applies: reason.is_none(),

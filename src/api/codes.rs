@@ -96,7 +96,9 @@ pub enum ApiError {
         idle_ms: u128,
         bytes_per_second: u64,
     },
-    #[error("the request took longer than {timeout_ms} ms and was stopped")]
+    #[error(
+        "the request took longer than {timeout_ms} ms and was stopped: ask for less (n_samples, n_steps, a faster preset or quality, fewer inputs), or send it as a job (POST /jobs), which has no such limit"
+    )]
     DeadlineExceeded { timeout_ms: u128 },
     #[error(
         "pages of {origin} may not ask this of the server; the setting cors_origins lists the origins that may",
@@ -327,7 +329,7 @@ fn app_code(error: &AppError) -> Code {
         AppError::Upload(error) => upload_code(error),
         AppError::Quota(_) => QUOTA_EXCEEDED,
         AppError::Panicked(_) | AppError::Encode { .. } => INTERNAL,
-        AppError::AtInput { source, .. } => app_code(source),
+        AppError::AtPart { source, .. } | AppError::AtInput { source, .. } => app_code(source),
     }
 }
 
@@ -722,7 +724,7 @@ fn app_faults(error: &AppError) -> Faults {
             crate::picture::baseline::ALLOWED,
         )
         .into(),
-        AppError::AtInput { source, .. } => app_faults(source),
+        AppError::AtPart { source, .. } | AppError::AtInput { source, .. } => app_faults(source),
         _ => Faults::default(),
     }
 }

@@ -19,9 +19,10 @@ use crate::app::{
 
 /// Compare methods on one input
 ///
-/// Name each method: `method=pgig&method=gradient` in the query or a form, or in JSON a list
-/// `methods` of ids or of objects with an `id` and parameters for that method alone
-/// (`{"id": "pgig", "pattern_layers": "all"}`). Other parameters apply to every method that takes
+/// Name each method: `method=pgig,gradient` or `method=pgig&method=gradient` in the query or a form,
+/// or in JSON a list `methods` of ids or of objects with an `id` and parameters for that method alone
+/// (`{"id": "pgig", "pattern_layers": "all"}`). Methods that do not apply to the model are refused,
+/// each with its reason. Other parameters apply to every method that takes
 /// them. Evaluations that several methods need are done once. A picture is a labelled grid: the
 /// image, then one map per method; with `target=top:k`, at least one row per class. The format of
 /// the answer is chosen as for POST /explain.

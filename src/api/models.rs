@@ -60,7 +60,8 @@ pub struct VersionList {
 /// `patterns` (safetensors). The model is loaded and run before it counts: one that cannot be
 /// served is refused with every fault, and the version before it stays in use. Requests under way
 /// finish with the version that they began with; jobs about it fail with a message. Earlier
-/// versions are kept (`max_model_versions`).
+/// versions are kept (`max_model_versions`). A client that goes away before the answer breaks its
+/// upload off, unless the model is being put to use already: as a whole or not at all.
 #[utoipa::path(put, path = "/models/{id}", tag = "catalogue",
     params(("id" = String, Path, description = "The model's id.", example = "pets", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")),
     request_body(content = ModelForm, content_type = "multipart/form-data"),
@@ -173,7 +174,7 @@ pub async fn reload_models(State(api): State<Api>) -> Result<Json<ModelList>, Ap
     reloaded.map_err(|error| ApiError::Internal {
         reason: error.to_string(),
     })?;
-    Ok(Json(list(&api)))
+    list(&api).await
 }
 
 /// The version that a query names, which may name nothing else.

@@ -92,7 +92,7 @@ pub struct Answer {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, InputValue>,
     pub target: TargetScore,
-    /// The five best classes of the input.
+    /// The five best classes of the input; of a regression or an embedding its first five values.
     pub predictions: Vec<ClassScore>,
     /// The map, in the pixels of the model's input: those of `image.crop`. Absent where `include`
     /// leaves it out.
@@ -137,7 +137,8 @@ pub struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<BTreeMap<String, Option<f64>>>, example = json!({ "sparseness": 0.53, "entropy": 10.2 }))]
     pub metrics: Option<MetricValues>,
-    /// Evaluations of the model that this took.
+    /// Evaluations of the model that this took, with the forward pass that finds a target such as
+    /// `predicted`.
     pub evaluations: usize,
     /// True where the model's activations are quantised: the gradient passes straight through
     /// their rounding, whose derivative is zero.
@@ -312,7 +313,8 @@ pub struct ClassScore {
     pub score: f32,
 }
 
-/// The class explained; for a contrast also the class it was contrasted with.
+/// The class explained; for a contrast also the class it was contrasted with. Of a regression or an
+/// embedding the value.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct TargetScore {
     #[serde(flatten)]

@@ -27,9 +27,9 @@ use crate::{
     methods::{
         Explained, Request, gad,
         parameters::{Need, Parameters, renamed},
-        registry::{self, AUTO, Scores},
+        registry::{self, AUTO, Scores, undefined},
     },
-    model::Model,
+    model::{Model, manifest::OutputKind},
     picture::{RgbImage, geometry::Geometry},
     render::{
         encode::{FileType, encode},
@@ -193,6 +193,12 @@ impl App {
                 all.entry(name.clone()).or_insert_with(|| value.clone());
             }
             match Parameters::parse(&all, &facts) {
+                Ok(parameters) if let Some(fault) = undefined(&parameters, &facts) => {
+                    faults.push(Fault {
+                        param: format!("methods[{place}]"),
+                        ..fault
+                    });
+                }
                 Ok(parameters) => {
                     let choice = choices[place].take();
                     let parameters = Parameters {
@@ -403,10 +409,9 @@ impl Comparison {
                 .collect();
             let ways: Vec<&Way> = looks.iter().map(|at| &self.ways[*at]).collect();
             let heatmaps = draw(&ground, &maps, rule.layout, &ways[0].heatmap)?;
-            legends.extend(grid_legend(
-                &ways,
-                heatmaps.iter().find_map(|heatmap| heatmap.bounds),
-            ));
+            legends.extend(
+                self.grid_legend(&ways, heatmaps.iter().find_map(|heatmap| heatmap.bounds)),
+            );
             drawn.extend(answers().map(|(at, _)| at).zip(heatmaps));
         }
         drawn.sort_by_key(|(at, _)| *at);
@@ -415,7 +420,7 @@ impl Comparison {
         let mut groups: Vec<Vec<Cell>> = vec![Vec::new(); rows];
         for (group, one) in groups.iter_mut().zip(explained.iter().flatten()) {
             let caption = Caption {
-                title: one.target.to_string(),
+                title: one.target.named(self.model.manifest.reading.kind),
                 note: score(&one.target),
             };
             group.push(Cell {
@@ -474,7 +479,7 @@ impl Comparison {
         for (at, way) in self.ways.iter().enumerate() {
             let alike = |places: &&mut Vec<usize>| {
                 let other = &self.ways[places[0]];
-                other.heatmap == way.heatmap && meaning(other) == meaning(way)
+                other.heatmap == way.heatmap && self.meaning(other) == self.meaning(way)
             };
             match looks.iter_mut().find(alike) {
                 Some(places) => places.push(at),
@@ -482,6 +487,30 @@ impl Comparison {
             }
         }
         looks
+    }
+
+    /// What the colours say of a method's maps.
+    fn meaning(&self, way: &Way) -> &'static str {
+        let is_class = self.model.manifest.reading.kind == OutputKind::Classes;
+        match way.parameters.method.scores {
+            Scores::Evidence if is_class => "attribution to the class",
+            Scores::Evidence => "attribution to the output",
+            Scores::Sensitivity | Scores::Magnitude => "sensitivity to the pixel",
+            Scores::Areas => "importance of the area",
+        }
+    }
+
+    /// Of ways that are drawn alike, where one is wanted.
+    fn grid_legend(&self, ways: &[&Way], bounds: Option<Bounds>) -> Option<Legend> {
+        let way = ways.first().filter(|way| way.heatmap.legend)?;
+        let names: IndexSet<&str> = ways.iter().map(|way| way.parameters.method.short).collect();
+        Some(Legend {
+            title: self.meaning(way).to_owned(),
+            bounds: bounds.filter(|_| way.heatmap.scale == Scale::Shared),
+            options: way.heatmap.clone(),
+            ends: ends(way.parameters.method, self.model.manifest.reading.kind),
+            note: names.into_iter().collect::<Vec<_>>().join(", "),
+        })
     }
 
     /// A grid that would be too large.
@@ -520,42 +549,22 @@ fn in_grid(_: u32) -> u32 {
     CELL
 }
 
-/// What the colours say of a method's maps.
-fn meaning(way: &Way) -> &'static str {
-    match way.parameters.method.scores {
-        Scores::Evidence => "attribution to the class",
-        Scores::Sensitivity | Scores::Magnitude => "sensitivity to the pixel",
-        Scores::Areas => "importance of the area",
-    }
-}
-
-/// Of ways that are drawn alike, where one is wanted.
-fn grid_legend(ways: &[&Way], bounds: Option<Bounds>) -> Option<Legend> {
-    let Way {
-        parameters,
-        heatmap,
-        ..
-    } = ways.first().filter(|way| way.heatmap.legend)?;
-    let names: IndexSet<&str> = ways.iter().map(|way| way.parameters.method.short).collect();
-    Some(Legend {
-        title: meaning(ways[0]).to_owned(),
-        bounds: bounds.filter(|_| heatmap.scale == Scale::Shared),
-        options: heatmap.clone(),
-        ends: ends(parameters.method),
-        note: names.into_iter().collect::<Vec<_>>().join(", "),
-    })
-}
-
 /// The methods asked for, each with its own parameters.
 fn take_methods(given: &mut Map<String, Value>, faults: &mut Faults) -> Vec<Map<String, Value>> {
     let values = ["method", "methods"]
         .iter()
         .filter_map(|name| given.remove(*name));
+    let values = values.flat_map(|value| match value {
+        Value::Array(values) => values,
+        one => vec![one],
+    });
+    // No id has a comma.
     let values: Vec<Value> = values
         .flat_map(|value| match value {
-            Value::Array(values) => values,
+            Value::String(ids) => ids.split(',').map(|id| json!(id.trim())).collect(),
             one => vec![one],
         })
+        .take(MAX_WAYS + 1)
         .collect();
     let mut refuse = |message: String| {
         faults.push(Fault::new(
@@ -566,7 +575,7 @@ fn take_methods(given: &mut Map<String, Value>, faults: &mut Faults) -> Vec<Map<
     };
     if values.is_empty() || values.len() > MAX_WAYS {
         refuse(format!(
-            "name from 1 to {MAX_WAYS} methods: method=pgig&method=gradient, or a JSON list `methods`"
+            "name from 1 to {MAX_WAYS} methods: method=pgig,gradient, method=pgig&method=gradient, or a JSON list `methods`"
         ));
         return Vec::new();
     }

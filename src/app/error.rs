@@ -85,6 +85,12 @@ pub enum AppError {
     NotAcceptable { accept: String, allowed: String },
     #[error("the answer cannot be encoded: {reason}")]
     Encode { reason: String },
+    /// What goes with the inputs of a request: the part that it came in.
+    #[error("{part}: {source}")]
+    AtPart {
+        part: &'static str,
+        source: Box<AppError>,
+    },
     /// Which of several inputs it was.
     #[error("input {input} (counted from 0): {source}")]
     AtInput { input: usize, source: Box<AppError> },

@@ -248,10 +248,13 @@ pub(super) fn explanation(
     ];
     metrics::counter!(names::EXPLANATIONS_TOTAL, &labels).increment(1);
     let is_derived = explained.parameters.method.rule_set.is_some();
-    let notes = if is_derived { &model.notes[..] } else { &[] };
+    let notes = match is_derived {
+        true => model.gradient_notes(),
+        false => Vec::new(),
+    };
     let warnings = [
         &prepared.warnings[..],
-        notes,
+        &notes[..],
         &explained.attribution.warnings[..],
         &picture.warnings[..],
     ];

@@ -19,7 +19,7 @@ use crate::{
         ComparedMaps, Explained, ExplainedTarget, Prediction,
         registry::{Method, Scores},
     },
-    model::Model,
+    model::{Model, manifest::OutputKind},
     picture::{geometry::Geometry, preprocess::Layout},
     render::{
         encode::{FileType, MOST_TEXT, Text, encode},
@@ -128,7 +128,9 @@ pub fn pictures(
     let finish = |(heatmap, one): (Heatmap<'_>, &Explained)| {
         go_on()?;
         let caption = options.caption.then(|| caption(model, one));
-        let legend = options.legend.then(|| legend(&heatmap, one, options));
+        let legend = options
+            .legend
+            .then(|| legend(&heatmap, model, one, options));
         let picture = frame(heatmap.overlay.image(), caption.as_ref(), legend.as_slice())?;
         let file = encode(&picture, file_type, &texts(model, one))?;
         Ok(RenderedPicture {
@@ -156,7 +158,8 @@ fn strips(
         let Some(compared) = &one.attribution.compared else {
             return Ok(RenderedPicture::default());
         };
-        let (picture, warnings) = strip(upload, one, compared, rule.layout, options)?;
+        let kind = model.manifest.reading.kind;
+        let (picture, warnings) = strip(upload, one, compared, (rule.layout, kind), options)?;
         let file = encode(&picture, file_type, &texts(model, one))?;
         Ok(RenderedPicture {
             file: Some(file.into()),
@@ -172,7 +175,7 @@ fn strip(
     (upload, geometry): (&RgbImage, &Geometry),
     explained: &Explained,
     compared: &ComparedMaps,
-    layout: Layout,
+    (layout, kind): (Layout, OutputKind),
     options: &HeatmapOptions,
 ) -> Result<(RgbImage, Vec<String>), AppError> {
     let parameters = &explained.parameters;
@@ -199,13 +202,13 @@ fn strip(
         picture: heatmap.overlay.image(),
     });
     let legend = options.legend.then(|| Legend {
-        title: format!("sensitivity of {}", explained.target),
+        title: format!("sensitivity of {}", explained.target.named(kind)),
         bounds: drawn
             .first()
             .and_then(|heatmap| heatmap.bounds)
             .filter(|_| options.scale == Scale::Shared),
         options: options.clone(),
-        ends: ends(parameters.method),
+        ends: ends(parameters.method, kind),
         note: String::new(),
     });
     let is_framed = drawn.iter().any(|heatmap| heatmap.overlay.is_framed());
@@ -220,9 +223,15 @@ fn strip(
 
 fn caption(model: &Model, explained: &Explained) -> Caption {
     let method = explained.parameters.method;
+    if !method.asks_model() {
+        return Caption {
+            title: method.title.to_owned(),
+            note: format!("the same for every class · {}", model.id),
+        };
+    }
     let is_surrogate = method.rule_set.is_some() && model.is_surrogate();
     Caption {
-        title: explained.target.to_string(),
+        title: explained.target.named(model.manifest.reading.kind),
         // Not beside the label, which may run from right to left.
         note: format!(
             "{} · {}{} · {}",
@@ -234,13 +243,19 @@ fn caption(model: &Model, explained: &Explained) -> Caption {
     }
 }
 
-fn legend(heatmap: &Heatmap<'_>, explained: &Explained, options: &HeatmapOptions) -> Legend {
-    let method = explained.parameters.method;
+fn legend(
+    heatmap: &Heatmap<'_>,
+    model: &Model,
+    explained: &Explained,
+    options: &HeatmapOptions,
+) -> Legend {
+    let (method, kind) = (explained.parameters.method, model.manifest.reading.kind);
+    let target = explained.target.named(kind);
     let about = match method.scores {
         // The same whatever the class.
         _ if !method.asks_model() => "no class is looked at".to_owned(),
-        Scores::Evidence | Scores::Areas => format!("attribution to {}", explained.target),
-        Scores::Sensitivity | Scores::Magnitude => format!("sensitivity of {}", explained.target),
+        Scores::Evidence | Scores::Areas => format!("attribution to {target}"),
+        Scores::Sensitivity | Scores::Magnitude => format!("sensitivity of {target}"),
     };
     // A caption names the method already.
     let title = if options.caption {
@@ -260,14 +275,15 @@ fn legend(heatmap: &Heatmap<'_>, explained: &Explained, options: &HeatmapOptions
         title,
         bounds: heatmap.bounds,
         options: options.clone(),
-        ends: ends(method),
+        ends: ends(method, kind),
         note,
     }
 }
 
 /// What negative and positive scores of a method are called.
-pub fn ends(method: &Method) -> [&'static str; 2] {
+pub fn ends(method: &Method, kind: OutputKind) -> [&'static str; 2] {
     match method.scores {
+        Scores::Evidence if kind != OutputKind::Classes => ["lowers", "raises"],
         Scores::Evidence => ["against", "for"],
         Scores::Sensitivity | Scores::Magnitude | Scores::Areas => ["negative", "positive"],
     }
@@ -299,16 +315,18 @@ fn texts(model: &Model, explained: &Explained) -> Vec<Text> {
     let method = explained.parameters.method;
     let mut parameters = Map::from_iter([("model".to_owned(), Value::from(model.id.as_str()))]);
     parameters.extend(explained.parameters.to_json());
+    let target = explained.target.named(model.manifest.reading.kind);
+    let title = match method.asks_model() {
+        true => format!("{}: attribution to {target}", method.title),
+        false => method.title.to_owned(),
+    };
     let texts = [
-        (
-            "Title",
-            format!("{}: attribution to {}", method.title, explained.target),
-        ),
+        ("Title", title),
         software(),
         ("Model", model.id.clone()),
         ("Model SHA-256", model.hash.clone()),
         ("Method", method.id.to_owned()),
-        ("Target", explained.target.to_string()),
+        ("Target", target),
         ("Score", explained.target.class.score.to_string()),
         ("Parameters", Value::Object(parameters).to_string()),
     ];

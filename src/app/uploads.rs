@@ -135,11 +135,18 @@ impl App {
         warnings: &mut Vec<String>,
     ) -> Result<Option<Arc<Tensor>>, AppError> {
         let Some(input) = sent else { return Ok(None) };
-        let mut each = self.split(vec![input], model).await?.each;
+        let named = |source: AppError| match source {
+            AppError::Panicked(_) => source,
+            _ => AppError::AtPart {
+                part: name,
+                source: Box::new(source),
+            },
+        };
+        let mut each = self.split(vec![input], model).await.map_err(named)?.each;
         let (Some(one), true) = (each.pop(), each.is_empty()) else {
             return Err(Faults::from(Fault::new(name, "several were sent", ["1"])).into());
         };
-        let prepared = self.prepare(one).await?;
+        let prepared = self.prepare(one).await.map_err(named)?;
         let of_model = |warning: &String| {
             let manifest = &model.manifest;
             manifest.assumed.as_ref() == Some(warning) || manifest.reading.told.contains(warning)

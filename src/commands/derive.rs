@@ -25,7 +25,7 @@ use onnx_autodiff::{
 use serde::de::{DeserializeOwned, IntoDeserializer, value::Error};
 use serde_json::json;
 
-use super::{ModelArgs, Runs, explainer::MethodArgs, say, write_file};
+use super::{ModelArgs, Runs, explainer::MethodArgs, say, tell, write_file};
 
 #[derive(Args)]
 pub(crate) struct Derive {
@@ -127,7 +127,7 @@ impl Derive {
             );
         }
         let (settings, model) = self.model.load()?;
-        let graph = match &self.parameters {
+        let mut graph = match &self.parameters {
             None if self.method.is_asked() => {
                 let head = self.head.map(|head| json!(head));
                 self.method.graph(&model, head, settings.attn_lrp)?
@@ -146,6 +146,10 @@ impl Derive {
             }
             None => derive(&model.graph, &self.spec(&model), model.patterns.as_ref())?.graph,
         };
+        if let Some(note) = model.surrogate_note().filter(|_| self.parameters.is_none()) {
+            tell(&note);
+            graph.metadata.insert("explaind.surrogate".to_owned(), note);
+        }
         let path = self.output.display();
         let data = write(&self.output, &graph, &settings.onnxruntime, LARGEST_MODEL)?;
         let beside = data.map_or_else(String::new, |data| {

@@ -10,14 +10,15 @@ use explaind::{
     faults::{Fault, Faults},
     methods::{
         RunInputs,
+        applies::obstacle,
         formula::Formula,
         noise,
         parameters::{Method, Need, Parameters, lrp::attn_lrp_fault},
         path::PathParameters,
-        registry::METHODS,
+        registry::{applicable, find},
         target::Target as Explained,
     },
-    model::Model,
+    model::{Model, manifest::OutputKind},
     picture::{
         baseline::{Material, Term},
         preprocess::Layout,
@@ -114,8 +115,16 @@ impl MethodArgs {
         let parameters = inputs.parameters.clone();
         let formula = (parameters.method.build)(inputs).formula();
         let Some(mut formula) = formula else {
-            return Err(not_written(model, parameters.method.id).into());
+            return Err(not_written(model, parameters.method).into());
         };
+        let is_layer = matches!(formula, Formula::ClassMap { guided: false, .. });
+        if self.upsample && !is_layer {
+            let message = format!(
+                "the map of {} has the size of the input: only that of a layer is brought to it",
+                parameters.method.id
+            );
+            return Err(Faults::from(Fault::says("upsample", message)).into());
+        }
         if let Formula::Samples(samples) = &mut formula {
             samples.rows = self.rows_at_a_time(model, &parameters, samples.points.len())?;
         }
@@ -176,11 +185,15 @@ impl MethodArgs {
             }
         }
         let facts = driver::model_defaults(model);
-        let parameters = Parameters::parse(&given, &facts)?;
-        let mut needs = parameters.method.needs.iter();
-        if needs.any(|need| *need != Need::Baselines) {
-            return Err(not_written(model, parameters.method.id).into());
+        let method = self.method.as_deref().and_then(find);
+        let is_written = |method: &Method| {
+            let mut needs = method.needs.iter();
+            needs.all(|need| *need == Need::Baselines) && obstacle(method, &facts).is_none()
+        };
+        if let Some(method) = method.filter(|method| !is_written(method)) {
+            return Err(not_written(model, method).into());
         }
+        let parameters = Parameters::parse(&given, &facts)?;
         let mut faults = Faults::default();
         if parameters.takes("tolerance") && parameters.group::<PathParameters>().tolerance.is_some()
         {
@@ -193,14 +206,27 @@ impl MethodArgs {
             _ => None,
         };
         if let Some(message) = refused {
-            let allowed = [
-                "predicted",
-                "an index",
-                "a label",
-                "a contrast a-b",
-                "input",
-            ];
+            let predicted =
+                (model.manifest.reading.kind == OutputKind::Classes).then_some("predicted");
+            let others = ["an index", "a label", "a contrast a-b", "input"];
+            let allowed = predicted.into_iter().chain(others);
             faults.push(Fault::new("target", message, allowed));
+        }
+        let is_vector = model.manifest.reading.kind == OutputKind::Embedding;
+        match model.classes().filter(|_| !is_input) {
+            Some(_) if is_vector && parameters.target.needs_logits() => {
+                let message = "an embedding has no predicted number, and a file takes no image to compare with: name one";
+                faults.push(Fault::new(
+                    "target",
+                    message,
+                    ["an index", "a difference a-b"],
+                ));
+            }
+            Some(count) => {
+                let found = driver::check_classes(model, &parameters, count);
+                faults.append(found.err().unwrap_or_default(), |fault| fault);
+            }
+            None => {}
         }
         if parameters.baselines() > 0 {
             faults.extend(baseline_faults(model, &parameters));
@@ -291,7 +317,7 @@ impl MethodArgs {
     }
 }
 
-/// The methods that have a formula for this model, with their defaults.
+/// The methods that work with this model and have a formula for it, with their defaults.
 fn written(model: &Arc<Model>) -> Vec<&'static str> {
     let facts = driver::model_defaults(model);
     let small = Arc::new(Tensor::zeros(vec![1, 1, 1]));
@@ -318,18 +344,25 @@ fn written(model: &Arc<Model>) -> Vec<&'static str> {
         });
         run.formula().is_some()
     };
-    METHODS
-        .iter()
+    applicable(&facts)
         .filter(has_formula)
         .map(|method| method.id)
         .collect()
 }
 
 /// A method that has no formula.
-fn not_written(model: &Arc<Model>, id: &str) -> Faults {
+fn not_written(model: &Arc<Model>, method: &Method) -> Faults {
+    let reason = obstacle(method, &driver::model_defaults(model)).unwrap_or_else(|| {
+        let reason = match method.rule_set {
+            _ if method.looks_at_attention() => "maps of attention are not written",
+            Some(_) => "what it asks depends on more than the input",
+            None => "its map does not follow from a derivative of the network",
+        };
+        reason.to_owned()
+    });
     let message = format!(
-        "{id} cannot be written as a file for model {}: what it asks depends on more than the input, or the model does not suit it",
-        model.id
+        "{} cannot be written as a file for model {}: {reason}",
+        method.id, model.id
     );
     Fault::new("method", message, written(model)).into()
 }

@@ -152,14 +152,14 @@ impl LocalJob {
     async fn tell_end(&self, queue: &Queue, job: &Job) -> anyhow::Result<()> {
         let status = queue.status(&job.id).await?;
         if job.state != JobState::Succeeded {
-            let errors = status.errors.into_iter().map(|fault| fault.error);
-            let faults = job
-                .error
-                .clone()
-                .into_iter()
-                .chain(errors)
-                .collect::<Vec<_>>()
-                .join("\n  ");
+            let mut faults = Vec::from_iter(job.error.clone());
+            for fault in status.errors {
+                // That of the job tells the fault of the shard that ended it.
+                if !faults.iter().any(|told| told.contains(&fault.error)) {
+                    faults.push(fault.error);
+                }
+            }
+            let faults = faults.join("\n  ");
             bail!("the {} {}:\n  {faults}", self.name, job.state.name());
         }
         for (path, format) in &self.outputs {

@@ -76,7 +76,7 @@ impl Check {
             let app = App::start_with_one(settings.clone(), path)?;
             let registry = app.models();
             if let Some(model) = registry.iter().next() {
-                let card = describe_model(&registry, &model, examine(&model.graph))?;
+                let card = describe_model(&registry, &model, examine(&model))?;
                 match self.json {
                     true => say(serde_json::to_string(&card)?)?,
                     false => print(place, path, &model, &card, &registry.warnings)?,

@@ -21,6 +21,7 @@ use crate::{
     model::{Model, labels::Classes, manifest::OutputKind},
     picture::preprocess::Layout,
     tensor::Tensor,
+    text::counted,
 };
 use onnx_autodiff::autodiff::spec::DeriveSpec;
 
@@ -56,6 +57,7 @@ pub fn model_defaults(model: &Model) -> Facts<'_> {
         supports: &model.supports,
         input: &model.manifest.input,
         graph: &model.graph,
+        rule_sets: &model.rule_sets,
     }
 }
 
@@ -98,7 +100,7 @@ impl Driver<'_> {
         max_evaluations: Option<usize>,
     ) -> Result<Explanations, DriverError> {
         for Request { parameters, .. } in requests {
-            check(&self.model, &self.input, parameters)?;
+            self.check(parameters).await?;
             if let Some(fault) = attn_lrp_fault(parameters).filter(|_| !self.resources.attn_lrp) {
                 return Err(Faults::from(fault).into());
             }
@@ -165,10 +167,14 @@ impl Driver<'_> {
         before.add(&last);
         let mut effort = driven.effort;
         effort.add(&before);
+        let is_surrogate = self.model.is_surrogate();
         let mut explained: Vec<Vec<Explained>> = requests.iter().map(|_| Vec::new()).collect();
         for (way, (mut attribution, mut own)) in ways.into_iter().zip(driven.outputs) {
             own.add(&before);
-            let doubts = doubts::about(&attribution);
+            let mut doubts = doubts::about(&attribution);
+            if is_surrogate {
+                doubts.extend(doubts::saturated(&attribution, &way.parameters));
+            }
             attribution
                 .warnings
                 .extend(way.shortages.into_iter().chain(doubts));
@@ -195,6 +201,37 @@ impl Driver<'_> {
         requests: &'b [Request],
     ) -> BoxFuture<'b, Result<Explanations, DriverError>> {
         Box::pin(self.explain(requests, None))
+    }
+
+    async fn check(&self, parameters: &Parameters) -> Result<(), DriverError> {
+        let model = &self.model;
+        check_shape(model, &self.input)?;
+        let method = parameters.method;
+        if let Some(rule_set) = parameters.rule_set
+            && rule_set.needs_patterns()
+            && model.patterns.is_none()
+        {
+            let asked = model.clone();
+            let fault = move || asked.rule_set_fault(rule_set);
+            return Err(match self.resources.pool.run(fault).await? {
+                Some(fault) => self.undefined(model, fault).await?,
+                None => DriverError::PatternsMissing {
+                    model: model.id.clone(),
+                    method: method.id,
+                    rule_set: rule_set.id(),
+                },
+            });
+        }
+        if parameters.needs_picture() && model.manifest.input.preprocess.is_none() {
+            return Err(DriverError::NoPicture {
+                model: model.id.clone(),
+                method: method.id,
+            });
+        }
+        if let Some(count) = model.classes() {
+            check_classes(model, parameters, count)?;
+        }
+        Ok(())
     }
 
     /// Plans incremental passes for the methods that ask about inputs near the clean one.
@@ -288,31 +325,6 @@ impl Driver<'_> {
     }
 }
 
-fn check(model: &Model, input: &Tensor, parameters: &Parameters) -> Result<(), DriverError> {
-    check_shape(model, input)?;
-    let method = parameters.method;
-    if let Some(rule_set) = parameters.rule_set
-        && rule_set.needs_patterns()
-        && model.patterns.is_none()
-    {
-        return Err(DriverError::PatternsMissing {
-            model: model.id.clone(),
-            method: method.id,
-            rule_set: rule_set.id(),
-        });
-    }
-    if parameters.needs_picture() && model.manifest.input.preprocess.is_none() {
-        return Err(DriverError::NoPicture {
-            model: model.id.clone(),
-            method: method.id,
-        });
-    }
-    if let Some(count) = model.classes() {
-        check_classes(model, parameters, count)?;
-    }
-    Ok(())
-}
-
 pub(super) fn check_shape(model: &Model, tensor: &Tensor) -> Result<(), DriverError> {
     let expected = &model.manifest.input.shape;
     if tensor.shape() == expected.as_slice() {
@@ -336,7 +348,8 @@ fn none_above(scores: &[f32]) -> Faults {
     Fault::new("target", message, ["a lower score", "predicted"]).into()
 }
 
-fn check_classes(model: &Model, parameters: &Parameters, count: usize) -> Result<(), Faults> {
+/// What a target asks of a model whose output has `count` values.
+pub fn check_classes(model: &Model, parameters: &Parameters, count: usize) -> Result<(), Faults> {
     let kind = model.manifest.reading.kind;
     let mut faults = Faults::default();
     if parameters
@@ -345,7 +358,12 @@ fn check_classes(model: &Model, parameters: &Parameters, count: usize) -> Result
         .is_some_and(|index| index >= count)
         || matches!(parameters.target, Target::Top(k) if k > count)
     {
-        let message = format!("the model has {count} classes");
+        let message = match kind {
+            OutputKind::Classes => format!("the model has {count} classes"),
+            OutputKind::Regression | OutputKind::Embedding => {
+                format!("the model's output has {}", counted(count, "value"))
+            }
+        };
         faults.push(Fault {
             param: "target".into(),
             message,
@@ -361,7 +379,12 @@ fn check_classes(model: &Model, parameters: &Parameters, count: usize) -> Result
             }
         );
         let allowed = ["an index (0 or index:0)", "a label", "a difference a-b"];
-        faults.push(Fault::new("target", message, allowed));
+        let reference = (kind == OutputKind::Embedding).then_some("reference");
+        faults.push(Fault::new(
+            "target",
+            message,
+            allowed.into_iter().chain(reference),
+        ));
     }
     faults.extend(parameters.probability_fault(kind, Some(count)));
     faults.settle(())

@@ -2,7 +2,6 @@
 //! pool, and a point that several of them ask for is evaluated once. The clean input is evaluated
 //! once, for predictions, targets, and as the start of incremental passes.
 
-mod applies;
 mod coalesce;
 mod error;
 mod explain;
@@ -14,19 +13,20 @@ use futures::{future::try_join_all, try_join};
 use tokio::sync::OnceCell;
 
 use crate::{
-    engine::{Caller, Engine, Evaluated, GraphKey, Point, Row},
+    engine::{Caller, Engine, EngineError, Evaluated, GraphKey, Point, Row},
     incremental::{CachedActivations, Plan},
-    methods::{Answer, Answers, Prediction, Question, Request, Run, Step, Timing},
+    methods::{
+        Answer, Answers, Prediction, Question, Request, Run, Step, Timing, registry::applicable,
+    },
     model::{Model, support_store::SupportStore},
     picture::baseline::ImageSource,
     pool::{Pool, WorkPanicked},
     tensor::Tensor,
 };
-pub use applies::{RuleSetFaults, obstacle};
 use coalesce::{Query, distribute, merge, same};
 pub use error::DriverError;
-pub use explain::{Explanations, cost, model_defaults};
-use onnx_autodiff::autodiff::spec::DeriveSpec;
+pub use explain::{Explanations, check_classes, cost, model_defaults};
+use onnx_autodiff::autodiff::{DeriveError, spec::DeriveSpec};
 
 /// What a driver works with, and the caller it works for.
 #[derive(Clone, Copy)]
@@ -331,14 +331,54 @@ impl<'a> Driver<'a> {
         let Resources { engine, caller, .. } = self.resources;
         let found = engine
             .evaluate(&graph.model, &graph.spec, asked.collect(), caller)
-            .await
-            .map_err(|error| applies::or_others(&graph.model, error))?;
+            .await;
+        let found = match found {
+            Err(EngineError::Derive(fault)) => {
+                return Err(self.or_others(&graph.model, fault).await?);
+            }
+            found => found?,
+        };
         let effort = effort_of(&found);
         let mut found = found.rows.into_iter();
         let rows = known
             .into_iter()
             .map(|known| known.or_else(|| found.next()));
         Ok((rows.flatten().collect(), effort))
+    }
+
+    /// Names the methods that apply where a network is in the way of one.
+    async fn or_others(
+        &self,
+        model: &Arc<Model>,
+        fault: Arc<DeriveError>,
+    ) -> Result<DriverError, DriverError> {
+        if matches!(
+            *fault,
+            DeriveError::NoPatterns
+                | DeriveError::Patterns { .. }
+                | DeriveError::PatternFile { .. }
+        ) {
+            return Ok(EngineError::Derive(fault).into());
+        }
+        self.undefined(model, fault.to_string()).await
+    }
+
+    /// Why a method does not work, and which do.
+    async fn undefined(
+        &self,
+        model: &Arc<Model>,
+        reason: String,
+    ) -> Result<DriverError, DriverError> {
+        let asked = model.clone();
+        let others = move || {
+            let methods = applicable(&model_defaults(&asked)).map(|method| method.id);
+            methods.collect()
+        };
+        Ok(DriverError::Undefined {
+            model: model.id.clone(),
+            reason,
+            methods: self.resources.pool.run(others).await?,
+        })
     }
 
     /// The row of a point that is the clean input, where it is known.

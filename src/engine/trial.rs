@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{model::Model, tensor::Tensor, text::cut};
 use onnx_autodiff::{
-    autodiff::{self, DeriveError, spec::DeriveSpec},
+    autodiff::{
+        self, DeriveError,
+        spec::{DeriveSpec, RuleSetId},
+    },
     onnx::{
         OnnxError,
         graph::{Element, Graph, ValueInfo},
@@ -196,9 +199,8 @@ pub fn run_file(library: &Path, model: Written<'_>, graph: &Graph) -> Result<(),
 
 /// Why the methods that differentiate do not apply.
 fn without_gradient(model: &Model) -> Option<String> {
-    let derived = autodiff::derive(&model.graph, &DeriveSpec::gradient(), None);
-    let error = derived.err()?.to_string();
-    let reason = cut(&error, LONGEST_REASON);
+    let fault = model.rule_set_fault(RuleSetId::Gradient)?;
+    let reason = cut(&fault, LONGEST_REASON);
     Some(format!(
         "it is served without methods that differentiate: {reason}"
     ))

@@ -103,6 +103,7 @@ pub fn run<E: Estimate + 'static>(
         input_value: None,
         first_value: None,
         is_moved: false,
+        values: 0,
         inputs,
     })
 }
@@ -126,6 +127,8 @@ struct Game<E> {
     first_value: Option<f64>,
     /// Whether any value differs from the first.
     is_moved: bool,
+    /// How many are known.
+    values: usize,
 }
 
 impl<E: Estimate> Game<E> {
@@ -176,6 +179,7 @@ impl<E: Estimate> Game<E> {
             let value = self.sum / self.copies_answered as f64;
             (self.sum, self.copies_answered) = (0.0, 0);
             self.is_moved |= *self.first_value.get_or_insert(value) != value;
+            self.values += 1;
             if let Some(shown) = self.asked.pop_front() {
                 if is_full(&shown) {
                     self.input_value = Some(value);
@@ -284,6 +288,7 @@ impl<E: Estimate> Game<E> {
         if is_zero(scores) {
             return Some(
                 match Starts::of(&self.inputs).are_input() {
+                    _ if self.values == 1 => "no region was hidden: raise n_samples",
                     true => {
                         "the baseline equals the input: where a region is hidden nothing changes"
                     }

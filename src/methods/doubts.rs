@@ -35,6 +35,16 @@ pub fn about(attribution: &Attribution) -> Vec<String> {
     said
 }
 
+/// Of a map of zeros by surrogate gradients.
+pub fn saturated(attribution: &Attribution, parameters: &Parameters) -> Option<String> {
+    let is_by_gradient = parameters.method.rule_set.is_some();
+    (is_by_gradient && is_zero(&attribution.scores)).then(|| {
+        "surrogate gradients stop where quantised values are at the end of their range, as the explained score may be: try head=probabilities or another \
+         target, or explain the float model"
+            .to_owned()
+    })
+}
+
 pub fn is_zero(tensor: &Tensor) -> bool {
     tensor.iter().all(|value| *value == 0.0)
 }

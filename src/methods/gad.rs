@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ndarray::Axis;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Answers, Attribution, CHUNK, ComparedMaps, MethodRun, Question, Run, RunInputs, Step,
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     faults::Fault, model::supports::SupportSet, picture::input::channel_axis, tensor::Tensor,
+    text::shown,
 };
 
 /// The methods that it works on: those that take a derivative, without patterns, which are fitted to
@@ -91,7 +92,7 @@ pub static SUPPORTS: Group = Group {
                 forms: &["the name of a set of supports of the model (GET /models/{id}/supports)"],
                 set: |p, value, facts| {
                     let found = value.as_str().and_then(|name| find(facts.supports, name));
-                    let found = found.ok_or_else(|| unknown(facts.supports, facts.model))?;
+                    let found = found.ok_or_else(|| unknown(value, facts.supports, facts.model))?;
                     p.change(|own: &mut GadParameters| own.supports = Some(found));
                     Ok(())
                 },
@@ -174,11 +175,22 @@ fn find(sets: &[Arc<SupportSet>], asked: &str) -> Option<Arc<SupportSet>> {
     found.cloned()
 }
 
-fn unknown(sets: &[Arc<SupportSet>], model: &str) -> String {
+fn unknown(asked: &Value, sets: &[Arc<SupportSet>], model: &str) -> String {
     let names: Vec<String> = sets.iter().map(|set| set.reference()).collect();
-    match names.is_empty() {
-        true => no_supports(model),
-        false => format!("is no set of the model, which has {}", names.join(", ")),
+    let is_version = asked.as_str().is_some_and(|asked| asked.contains('@'));
+    match (names.is_empty(), is_version) {
+        (true, true) => format!(
+            "{} was replaced or deleted: {}",
+            shown(asked),
+            no_supports(model)
+        ),
+        (true, false) => no_supports(model),
+        (false, true) => format!(
+            "{} was replaced or deleted: the model has {}",
+            shown(asked),
+            names.join(", ")
+        ),
+        (false, false) => format!("is no set of the model, which has {}", names.join(", ")),
     }
 }
 

@@ -131,13 +131,13 @@ impl Estimate for Lime {
     fn finish(&self) -> Estimated {
         let [even, odd] = &self.sums;
         let found = even.plus(odd, 1.0).ridge(ALPHA);
-        let few = (self.answered <= self.players).then(|| {
+        let few = (1 < self.answered && self.answered <= self.players).then(|| {
             format!(
                 "n_samples={} is no more than the regions, of which there are {}: the penalty decides much; raise it",
                 self.answered, self.players
             )
         });
-        let poor = (found.score < POOR).then(|| {
+        let poor = (1 < self.samples && found.score < POOR).then(|| {
             format!(
                 "the linear model explains R² = {:.2} of the target's variance over the samples: the map is a rough sketch",
                 found.score

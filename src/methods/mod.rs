@@ -1,6 +1,7 @@
 //! Attribution methods: pure descriptions that ask questions about models; one file each, one row
 //! each in `registry`.
 
+pub mod applies;
 pub mod attention;
 pub mod coalitions;
 pub mod doubts;

@@ -81,6 +81,22 @@ impl ExplainedTarget {
     }
 }
 
+impl ExplainedTarget {
+    /// As people read it: `285 Egyptian_cat`; of outputs that are no classes `age`, or `value 0`
+    /// without a label.
+    pub fn named(&self, kind: OutputKind) -> String {
+        if kind == OutputKind::Classes {
+            return self.to_string();
+        }
+        let values = [Some(&self.class), self.against.as_ref()];
+        let names = values.into_iter().flatten().map(|value| {
+            let index = || format!("value {}", value.index);
+            value.label.clone().unwrap_or_else(index)
+        });
+        names.collect::<Vec<_>>().join(" - ")
+    }
+}
+
 impl fmt::Display for ExplainedTarget {
     /// `285 Egyptian_cat`, and for a contrast `285 Egyptian_cat - 281 tabby`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

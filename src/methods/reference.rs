@@ -16,7 +16,7 @@ use super::{
 use crate::{
     engine::{GraphKey, Point, Row},
     model::{
-        Model,
+        Model, RuleSets,
         labels::{Classes, Labels},
         manifest::{Input, OutputKind},
         supports::{Support, SupportSet},
@@ -104,7 +104,8 @@ pub(crate) fn inputs_of_layer(
             preprocess: None,
             open: None,
         },
-        graph: &Arc::default(),
+        graph: &Graph::default(),
+        rule_sets: &RuleSets::default(),
     };
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
     let bare = |name: &str| Arc::new(Model::bare(name, Arc::new(Graph::default())));

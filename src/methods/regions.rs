@@ -81,8 +81,27 @@ const SEGMENTS: Parameter = Parameter {
     get: |p| Some(json!(p.group::<RegionParameters>().segments)),
 };
 
+/// The most regions that can be asked for.
+const MOST_SEGMENTS: usize = 500;
+
 /// For methods that hide regions.
-pub static PARTITION: Group = Group::of(&[
+pub static PARTITION: Group = Group {
+    parameters: &PARTITIONED,
+    // Of ready tensors each pixel is a region.
+    from_model: |p, facts| {
+        if facts.input.preprocess.is_none() {
+            let count = pixels_of(&facts.input.shape);
+            p.change(|regions: &mut RegionParameters| {
+                if (regions.max_segments..=MOST_SEGMENTS).contains(&count) {
+                    regions.max_segments = count;
+                }
+            });
+        }
+    },
+    check: |_, _, _, _| (),
+};
+
+const PARTITIONED: [Parameter; 2] = [
     Parameter {
         doc: "The regions: from Felzenszwalb's segmentation at one scale, or uploaded with the request, where they may not overlap and what \
               belongs to none is never hidden. Of ready tensors each pixel is a region.",
@@ -92,16 +111,17 @@ pub static PARTITION: Group = Group::of(&[
         name: "max_segments",
         kind: Kind::Integer {
             min: 1,
-            max: 500,
+            max: MOST_SEGMENTS as u64,
             set: |p, n| {
                 p.change(|regions: &mut RegionParameters| regions.max_segments = n as usize)
             },
         },
-        doc: "The most regions. The segmentation is the finest that has no more, small segments merged; more that are uploaded are refused.",
+        doc: "The most regions. The segmentation is the finest that has no more, small segments merged; more that are uploaded are refused. \
+              Where each pixel is a region, by default as many as there are.",
         from_model: false,
         get: |p| Some(json!(max_segments(p))),
     },
-]);
+];
 
 /// For methods that rank regions.
 pub static REGIONS: Group = Group::of(&[
@@ -237,7 +257,7 @@ pub fn partition(
             let message = "none of the segments sent has a pixel in the model's input";
             faults.push(Fault::says("segments", message));
         }
-        count => faults.extend(too_many(count, max_segments, "segments were sent")),
+        count => faults.extend(too_many(count, max_segments, "segments, as sent")),
     }
     faults.settle(())?;
     let lists = own.into_iter().map(|pixels| pixels.iter().copied());
@@ -259,17 +279,36 @@ pub fn pixels_fault(input: &Tensor, parameters: &Parameters) -> Faults {
         let message = "the model takes ready tensors, each pixel of which is a region";
         faults.push(Fault::new("segments", message, ["felzenszwalb"]));
     }
-    let [height, width] = Pixels::of(input.shape(), Layout::Nchw).sides;
-    let what = "pixels has the input, each of them a region";
-    faults.extend(too_many(height * width, max_segments, what));
+    let count = pixels_of(input.shape());
+    faults.extend(match count > MOST_SEGMENTS {
+        true => Some(Fault::says(
+            "method",
+            format!(
+                "each of the input's {count} pixels is a region, of which {MOST_SEGMENTS} are supported: use occlusion, rise or a gradient"
+            ),
+        )),
+        false => too_many(count, max_segments, "pixels, each of them a region"),
+    });
     faults
+}
+
+/// Those of a ready tensor.
+fn pixels_of(shape: &[usize]) -> usize {
+    Pixels::of(shape, Layout::Nchw).sides.iter().product()
 }
 
 /// More regions than `max_segments`.
 fn too_many(count: usize, max_segments: usize, what: &str) -> Option<Fault> {
-    (count > max_segments).then(|| {
-        let message = format!("{count} {what}, and max_segments is {max_segments}: raise it");
-        Fault::new("max_segments", message, ["1 to 500"])
+    (count > max_segments).then(|| match count > MOST_SEGMENTS {
+        true => Fault::says(
+            "segments",
+            format!("there are {count} {what}, of which {MOST_SEGMENTS} are supported: join some"),
+        ),
+        false => Fault::new(
+            "max_segments",
+            format!("there are {count} {what}, and max_segments is {max_segments}: raise it"),
+            [format!("{count} to {MOST_SEGMENTS}")],
+        ),
     })
 }
 

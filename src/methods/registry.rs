@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
+    applies::obstacle,
     attention::{self, ATTENTION},
     edges, eigen_cam, expected, feature_ablation, gad, grad_cam,
     halves::{AVERAGED, FITTED},
@@ -29,11 +30,13 @@ use super::{
 };
 use crate::{
     faults::{Fault, Faults},
-    model::gradient_fault,
     picture::baseline::{Baseline, Term},
     text::{excerpt, meant, shown},
 };
-use onnx_autodiff::autodiff::spec::{PatternLayers, RuleSetId, SeedRule};
+use onnx_autodiff::autodiff::{
+    rounding,
+    spec::{PatternLayers, RuleSetId, SeedRule},
+};
 
 pub use super::parameters::{Cost, Method, Need, Scores};
 
@@ -616,12 +619,19 @@ pub fn auto(facts: &Facts<'_>) -> (Option<&'static Method>, String) {
     if facts.has_patterns {
         return (find("pgig"), "the model has patterns".to_owned());
     }
-    match gradient_fault(facts.graph) {
-        None => (
-            find("integrated_gradients"),
-            "every operation of the network has a gradient, and the model has no patterns"
-                .to_owned(),
-        ),
+    match facts.rule_sets.fault(facts.graph, RuleSetId::Gradient) {
+        None => {
+            let surrogate = match rounding(facts.graph).is_empty() {
+                true => "",
+                false => " (where it rounds to integers a surrogate)",
+            };
+            (
+                find("integrated_gradients"),
+                format!(
+                    "every operation of the network has a gradient{surrogate}, and the model has no patterns"
+                ),
+            )
+        }
         Some(fault) => (
             find("occlusion"),
             format!(
@@ -630,6 +640,26 @@ pub fn auto(facts: &Facts<'_>) -> (Option<&'static Method>, String) {
             ),
         ),
     }
+}
+
+/// A method whose rule set the model does not support, as it is asked for. Takes up to seconds, as
+/// [`obstacle`].
+pub fn undefined(parameters: &Parameters, facts: &Facts<'_>) -> Option<Fault> {
+    let reason = facts.rule_sets.fault(facts.graph, parameters.rule_set?)?;
+    let message = format!(
+        "{} does not apply to model {}: {reason}",
+        parameters.method.id, facts.model
+    );
+    let others = applicable(facts).map(|method| method.id);
+    Some(Fault::new("method", message, others))
+}
+
+/// The methods that work with a model.
+pub fn applicable<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'static Method> + use<'a> {
+    let facts = *facts;
+    METHODS
+        .iter()
+        .filter(move |method| obstacle(method, &facts).is_none())
 }
 
 /// A value that is no method's id.
@@ -657,14 +687,11 @@ impl Parameters {
             return Err(unknown(value).into());
         };
         let base = given.get("base").and_then(Value::as_str).and_then(base);
-        let parameters = Self::resolve(method, base, &given, facts);
+        let parameters = Self::resolve(method, base, choice, &given, facts);
         let mut methods = [Some(method), base].into_iter().flatten();
         let without_attention = methods.find_map(|method| attention_fault(method, facts));
         match (parameters, without_attention) {
-            (Ok(parameters), None) => Ok(Self {
-                choice,
-                ..parameters
-            }),
+            (Ok(parameters), None) => Ok(parameters),
             (parameters, fault) => {
                 let mut faults = parameters.err().unwrap_or_default();
                 faults.extend(fault);
@@ -674,19 +701,11 @@ impl Parameters {
     }
 }
 
-/// Attention is asked for, of a model that has none of that kind; the methods that apply need none, and nothing
-/// else that the model does not have.
+/// Attention is asked for, of a model that has none of that kind.
 fn attention_fault(method: &Method, facts: &Facts<'_>) -> Option<Fault> {
-    let lacks = |method: &Method| method.attention_fault(facts.attention.map(AsRef::as_ref));
-    let reason = lacks(method)?;
-    let applies = |other: &&Method| {
-        lacks(other).is_none()
-            && (!other.takes("layer") || !facts.layers.is_empty())
-            && (!other.needs_patterns() || facts.has_patterns)
-            && (!other.needs(Need::Supports) || !facts.supports.is_empty())
-    };
+    let reason = method.attention_fault(facts.attention.map(AsRef::as_ref))?;
     let message = format!("{} does not apply: {reason}", method.id);
-    let others = METHODS.iter().filter(applies).map(|method| method.id);
+    let others = applicable(facts).map(|method| method.id);
     Some(Fault::new("method", message, others))
 }
 

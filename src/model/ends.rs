@@ -62,7 +62,7 @@ pub(super) struct Ends {
     /// Whether two classes were made of a Sigmoid over one score.
     pub is_binary: bool,
     pub warnings: Vec<String>,
-    /// What every explanation by gradients has to say.
+    /// What the adapted input means for derivatives.
     pub notes: Vec<String>,
 }
 
@@ -120,7 +120,6 @@ pub(super) fn adapt(graph: Graph, said: Said<'_>) -> Result<Ends, EndsError> {
     graph.outputs = vec![info];
     let graph = passes::prune(graph)?;
     refuse_choices(&graph, input, &output)?;
-    notes.extend(rounded(&graph));
     Ok(Ends {
         graph,
         input: fed,
@@ -129,17 +128,6 @@ pub(super) fn adapt(graph: Graph, said: Said<'_>) -> Result<Ends, EndsError> {
         warnings,
         notes,
     })
-}
-
-/// Which nodes make gradients surrogates.
-fn rounded(graph: &Graph) -> Option<String> {
-    let nodes = autodiff::rounding(graph);
-    let first = nodes.first()?;
-    Some(format!(
-        "surrogate gradient: it passes straight through the rounding of {} QuantizeLinear node(s), inside their ranges; the first is {}",
-        nodes.len(),
-        first.label()
-    ))
 }
 
 /// Makes an integer input float32 where the graph makes floats of it after moving its numbers

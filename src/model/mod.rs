@@ -3,7 +3,6 @@
 mod ends;
 pub mod fixed;
 mod foreign;
-mod gradient;
 pub mod labels;
 pub mod manifest;
 mod manifest_file;
@@ -14,6 +13,7 @@ mod pixels;
 pub mod provenance;
 pub mod registry;
 pub mod resized;
+mod rule_sets;
 pub mod shelf;
 pub mod support_store;
 pub mod supports;
@@ -23,19 +23,20 @@ pub mod variant;
 
 use std::{path::PathBuf, sync::Arc};
 
-pub use gradient::gradient_fault;
+use crate::text::counted;
 use labels::Labels;
 use manifest::{Input, Manifest, Reading};
 pub use manifest_file::to_toml;
 use onnx_autodiff::{
     autodiff::{
         rounding,
-        spec::{Attention, Head, Layer, PatternLayers, Patterns},
+        spec::{Attention, Head, Layer, PatternLayers, Patterns, RuleSetId},
     },
     onnx::graph::{Dim, Graph},
 };
 use outputs::OtherOutput;
 use provenance::Provenance;
+pub use rule_sets::RuleSets;
 use supports::SupportSet;
 
 /// A classifier ready to be explained: a folder `models/<id>/`.
@@ -50,6 +51,8 @@ pub struct Model {
     /// SHA-256 of `model.onnx` in hex; with external data, of the SHA-256 of all its files.
     pub hash: String,
     pub graph: Arc<Graph>,
+    /// Those that `graph` supports.
+    pub rule_sets: RuleSets,
     /// The layers for Grad-CAM in the order of the forward pass; empty where there are none, or the
     /// types of the graph cannot be inferred.
     pub layers: Vec<Layer>,
@@ -64,7 +67,7 @@ pub struct Model {
     pub provenance: Option<Arc<Provenance>>,
     /// Parts of the graph that are dropped or interpreted.
     pub warnings: Vec<String>,
-    /// What every explanation by gradients has to say.
+    /// What the adapted input means for derivatives.
     pub notes: Vec<String>,
 }
 
@@ -94,6 +97,7 @@ impl Model {
             labels: Labels::default(),
             hash: hash.to_owned(),
             graph,
+            rule_sets: RuleSets::default(),
             layers: Vec::new(),
             attention: Err("the model has no picture for its input".to_owned()),
             patterns: None,
@@ -105,9 +109,36 @@ impl Model {
         }
     }
 
+    /// Why a rule set does not work with the network. Takes up to seconds the first time.
+    pub fn rule_set_fault(&self, set: RuleSetId) -> Option<String> {
+        self.rule_sets.fault(&self.graph, set)
+    }
+
     /// Whether gradients stand for derivatives that are zero: its activations are quantised.
     pub fn is_surrogate(&self) -> bool {
-        !rounding(&self.graph).is_empty()
+        self.surrogate_note().is_some()
+    }
+
+    /// Where gradients are surrogates; none of a network without gradient.
+    pub fn surrogate_note(&self) -> Option<String> {
+        let nodes = rounding(&self.graph);
+        let first = nodes.first()?;
+        self.rule_set_fault(RuleSetId::Gradient).is_none().then(|| {
+            format!(
+                "surrogate gradient: it passes straight through the rounding of {}, inside their ranges; the first is {}",
+                counted(nodes.len(), "QuantizeLinear node"),
+                first.label()
+            )
+        })
+    }
+
+    /// What every explanation by gradients has to say; nothing of a network without gradient.
+    pub fn gradient_notes(&self) -> Vec<String> {
+        if self.rule_set_fault(RuleSetId::Gradient).is_some() {
+            return Vec::new();
+        }
+        let own = self.notes.iter().cloned();
+        own.chain(self.surrogate_note()).collect()
     }
 
     /// The number of classes of the first output; `None` where its shape is symbolic and there are

@@ -13,7 +13,7 @@ use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Model,
+    Model, RuleSets,
     ends::{self, Ends, EndsError},
     fixed, foreign,
     labels::{self, Labels},
@@ -658,6 +658,7 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         warnings: manifest.reading.told.clone(),
         manifest,
         graph: Arc::new(graph),
+        rule_sets: RuleSets::default(),
         layers,
         attention,
         patterns,

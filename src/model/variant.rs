@@ -44,6 +44,7 @@ pub fn cut(model: &Model, end: &str, part: &Graph) -> Model {
         },
         labels: Default::default(),
         graph: bare.graph,
+        rule_sets: bare.rule_sets,
         layers: Vec::new(),
         attention: bare.attention,
         patterns: None,

@@ -364,6 +364,7 @@ mod tests {
             labels: Default::default(),
             hash: String::new(),
             graph: Arc::new(graph),
+            rule_sets: Default::default(),
             layers: vec![],
             attention: Err("none".to_owned()),
             patterns: None,

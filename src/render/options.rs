@@ -222,7 +222,8 @@ impl Look {
                 polarity: Polarity::Positive,
                 color_map: ColorMap::Viridis,
                 clip_percent_upperbound: 100.0,
-                clip_percent_lowerbound: 0.0,
+                // From about the least value on: many such maps are far from zero everywhere.
+                clip_percent_lowerbound: 1.0,
                 overlay_type: OverlayType::Original,
                 alpha: 0.75,
                 ..signed

@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 
 pub use checkpoint::Checkpoint;
 pub use examples::{Examples, LeftOut, Targets};
+pub use plan::check_model;
 pub use recipe::{BatchNorm, Loss, Optimizer, Recipe, Schedule, Trainable};
 pub use trainer::Trainer;
 

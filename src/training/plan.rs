@@ -19,7 +19,8 @@ use crate::{
     dataset::Dataset,
     engine::{NamedOutputs, WholeGraph},
     files::hex,
-    model::{Model, labels::Labels},
+    model::{Model, RuleSets, labels::Labels},
+    picture::preprocess::Preprocess,
     tensor::Tensor,
 };
 use onnx_autodiff::{
@@ -84,12 +85,7 @@ impl Plan {
         surroundings: &Surroundings,
         runs: usize,
     ) -> Result<Self, TrainingError> {
-        let Some(rule) = parent.manifest.input.preprocess.clone() else {
-            return Err(TrainingError::TakesTensors {
-                model: parent.id.clone(),
-                shape: parent.manifest.input.shape.clone(),
-            });
-        };
+        let rule = rule_of(&parent)?;
         let model = match recipe.new_head {
             true if examples.labels.is_empty() => {
                 return Err(TrainingError::Head {
@@ -275,6 +271,29 @@ impl Plan {
     }
 }
 
+/// Fails with what stands in the way of training a model on any images.
+pub fn check_model(recipe: &Recipe, model: &Model) -> Result<(), TrainingError> {
+    /// The fewest classes of a new head.
+    const CLASSES: usize = 2;
+    rule_of(model)?;
+    let replaced = match recipe.new_head {
+        true => Some(head::replace(&model.graph, CLASSES, recipe.seed)?),
+        false => None,
+    };
+    let graph = replaced.as_ref().unwrap_or(&model.graph);
+    let names = selection::chosen(&places(graph)?, recipe)?;
+    loss_gradients(graph, recipe.loss.into(), &Parameters::Named(names))?;
+    Ok(())
+}
+
+fn rule_of(model: &Model) -> Result<Preprocess, TrainingError> {
+    let rule = model.manifest.input.preprocess.clone();
+    rule.ok_or_else(|| TrainingError::TakesTensors {
+        model: model.id.clone(),
+        shape: model.manifest.input.shape.clone(),
+    })
+}
+
 /// The class with the largest logit, the first of equals.
 fn best(row: impl Iterator<Item = f32>) -> Option<usize> {
     let larger = |best: Option<(usize, f32)>, (class, logit): (usize, f32)| match best {
@@ -294,6 +313,7 @@ fn with_head(model: &Model, labels: &[String], seed: u64) -> Result<Model, Train
             labels.len()
         ),
         graph: Arc::new(graph),
+        rule_sets: RuleSets::default(),
         labels: Labels::from(labels.to_vec()),
         patterns: None,
         ..model.clone()

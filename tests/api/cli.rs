@@ -478,6 +478,45 @@ fn help_shows_what_a_command_takes() {
 }
 
 #[test]
+fn a_map_that_cannot_be_written_is_told_with_those_that_can() {
+    let shell = Shell::new();
+    let told = |arguments: &[&str]| {
+        let arguments = [&["derive", "--output", "out.onnx", "--method"], arguments].concat();
+        let said = shell.run(&arguments);
+        assert_eq!(said.code, Some(1), "{arguments:?}: {}", said.out);
+        assert!(!shell.at("out.onnx").exists());
+        said.told
+    };
+    let rollout = told(&["attention_rollout", "--model", "vit"]);
+    assert!(
+        rollout.contains("maps of attention are not written (allowed: gradient, ")
+            && !rollout.contains("guided_backprop"),
+        "{rollout}"
+    );
+    let none = told(&["attention_rollout", "--model", "coin"]);
+    assert!(
+        !none.contains("allowed") && !none.contains("integrated_gradients"),
+        "{none}"
+    );
+    let flat = told(&["gradient", "--model", "tiny", "--upsample"]);
+    assert!(
+        flat.contains("upsample: the map of gradient has the size of the input"),
+        "{flat}"
+    );
+    let folder = settings_with(&[]).models;
+    shell.write(
+        "values/model.onnx",
+        &std::fs::read(folder.join("tiny/model.onnx")).unwrap(),
+    );
+    shell.write("values/model.toml", b"head = 'regression'");
+    let several = told(&["gradient", "--models", ".", "--model", "values"]);
+    assert!(
+        several.contains("target: none of the 3 values of the model's output is predicted"),
+        "{several}"
+    );
+}
+
+#[test]
 fn a_closed_pipe_and_a_server_that_is_not_there_are_no_surprise() {
     let shell = Shell::new();
     let mut process = shell

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    benchmark::fixture_with,
     client::{get, post_json, send_to, values},
     fixture::{Service, open},
 };
@@ -380,7 +381,7 @@ async fn quantised_nets_are_run_and_explained_by_surrogates_where_floats_stand_b
         close(&values(&answer), &[-1.0, 0.5]);
         assert_eq!(answer.get("surrogate").is_some(), is_surrogate, "{answer}");
         let told = answer["warnings"].to_string();
-        let says = told.contains("straight through the rounding of 2 QuantizeLinear node(s)");
+        let says = told.contains("straight through the rounding of 2 QuantizeLinear nodes");
         assert_eq!(says, is_surrogate, "{told}");
     }
     let array = explain("pairs", "gradient", "npy").await;
@@ -410,6 +411,208 @@ async fn quantised_nets_are_run_and_explained_by_surrogates_where_floats_stand_b
         assert_eq!(problem.status, 422, "{id}");
         let text = problem.text();
         assert!(told.iter().all(|part| text.contains(part)), "{id}: {text}");
+        let others = match id {
+            "pairs" => "integrated_gradients",
+            _ => "methods that apply to model",
+        };
+        assert!(
+            text.contains(others) && text.contains("occlusion"),
+            "{id}: {text}"
+        );
+    }
+    let list = send_to(&service.router, get("/models")).await.answer();
+    for model in list["models"].as_array().unwrap() {
+        let id = model["id"].as_str().unwrap();
+        let has_gradient = ["pairs", "weights"].contains(&id);
+        let applies = model["applies"].as_array().unwrap();
+        assert_eq!(
+            applies.contains(&json!("gradient")),
+            has_gradient,
+            "{model}"
+        );
+        assert!(applies.contains(&json!("occlusion")), "{model}");
+        assert_eq!(
+            model["warnings"].to_string().contains("surrogate gradient"),
+            id == "pairs",
+            "{model}"
+        );
+    }
+    // All that is in the way at once, before anything is run.
+    let uri = "/compare?model=pairs&method=gradient,deconvnet,lrp,pattern_net&format=json&target=1";
+    let problem = send_to(&service.router, post_json(uri, &input)).await;
+    assert_eq!(
+        problem.refused(),
+        ["methods[1]", "methods[2]", "methods[3]"]
+    );
+    let text = problem.text();
+    assert!(
+        text.contains("lrp does not apply to model pairs") && !text.contains("fit-patterns"),
+        "{text}"
+    );
+    let choice = explain("pairs", "auto", "json").await.only();
+    let why = choice["method_choice"].as_str().unwrap();
+    assert!(why.contains("surrogate"), "{why}");
+}
+
+/// A net over pictures of 3 x 12 x 12 numbers, quantised in the QDQ format: two convolutions, a sum,
+/// a mean and a matrix product, each of which ONNX Runtime has an integer kernel for.
+fn of_pairs() -> Vec<u8> {
+    let drawn = |at: usize, most: i64| {
+        let bits = (at as u32 + 7).wrapping_mul(2_654_435_761) >> 8;
+        (i64::from(bits) % (2 * most + 1) - most) as f64
+    };
+    let integers = |shape: &[usize], first: usize| {
+        let count = shape.iter().product::<usize>();
+        let values: Vec<f64> = (first..first + count).map(|at| drawn(at, 100)).collect();
+        Literal::from_f64s(Element::Int8, shape, &values)
+    };
+    let mut constants = vec![
+        ("w1", integers(&[8, 3, 3, 3], 0)),
+        ("w2", integers(&[8, 8, 3, 3], 1000)),
+        ("w3", integers(&[8, 4], 2000)),
+        ("zw", Literal::from_f64s(Element::Int8, &[], &[0.0])),
+        ("sw", Literal::scalar_f32(0.0047)),
+        (
+            "b1",
+            Literal::from_f64s(
+                Element::Int32,
+                &[8],
+                &[900.0, -700.0, 400.0, 0.0, 250.0, -90.0, 33.0, 1200.0],
+            ),
+        ),
+        ("sb", Literal::scalar_f32(0.0047 * 0.0131)),
+        ("zb", Literal::from_f64s(Element::Int32, &[], &[0.0])),
+        ("middle", Literal::from_f64s(Element::Uint8, &[], &[128.0])),
+        ("zero", Literal::from_f64s(Element::Uint8, &[], &[0.0])),
+    ];
+    for (name, scale) in [
+        ("s0", 0.0131),
+        ("s1", 0.0223),
+        ("s2", 0.0317),
+        ("s3", 0.0209),
+        ("s4", 0.0053),
+        ("s5", 0.0171),
+    ] {
+        constants.push((name, Literal::scalar_f32(scale)));
+    }
+    let pair = |from: &str, scale: &str, zero: &str, to: &str| {
+        let integers = format!("{to}.integers");
+        [
+            Node::new("QuantizeLinear", [from, scale, zero], [integers.as_str()]),
+            Node::new("DequantizeLinear", [integers.as_str(), scale, zero], [to]),
+        ]
+    };
+    let weights = |name: &str| {
+        Node::new(
+            "DequantizeLinear",
+            [name, "sw", "zw"],
+            [format!("{name}.floats").as_str()],
+        )
+    };
+    let nodes = [
+        vec![weights("w1"), weights("w2"), weights("w3")],
+        vec![Node::new("DequantizeLinear", ["b1", "sb", "zb"], ["bias"])],
+        pair("x", "s0", "middle", "x0").into(),
+        vec![
+            Node::new("Conv", ["x0", "w1.floats", "bias"], ["c1"]).with("pads", vec![1_i64; 4]),
+            Node::new("Relu", ["c1"], ["r1"]),
+        ],
+        pair("r1", "s1", "zero", "x1").into(),
+        vec![Node::new("Conv", ["x1", "w2.floats"], ["c2"]).with("pads", vec![1_i64; 4])],
+        pair("c2", "s2", "middle", "x2").into(),
+        vec![Node::new("Add", ["x1", "x2"], ["sum"])],
+        pair("sum", "s3", "middle", "x3").into(),
+        vec![Node::new("GlobalAveragePool", ["x3"], ["mean"])],
+        pair("mean", "s4", "middle", "x4").into(),
+        vec![
+            Node::new("Flatten", ["x4"], ["flat"]),
+            Node::new("MatMul", ["flat", "w3.floats"], ["product"]),
+        ],
+        pair("product", "s5", "middle", "z").into(),
+    ];
+    written(&graph(
+        info("x", Element::Float, &[3, 12, 12]),
+        vec![info("z", Element::Float, &[4])],
+        constants,
+        nodes.concat(),
+    ))
+}
+
+/// Fused to integer kernels, the forward pass would give other numbers than the derived graph.
+#[tokio::test]
+async fn a_quantised_net_has_one_value_whatever_is_asked_of_it() {
+    let (_folder, service) = serve(&[("pairs", of_pairs(), &[])]);
+    for picture in 0..4_usize {
+        let data: Vec<f64> = (0..3 * 12 * 12)
+            .map(|at| ((at * 7 + picture * 311) as f64 * 0.37).sin() * 1.6)
+            .collect();
+        let input = json!({ "tensor": { "shape": [3, 12, 12], "data": data } });
+        let predicted = predict(&service, "pairs", &input).await;
+        for method in [
+            "gradient&head=probabilities",
+            "integrated_gradients&n_steps=3&head=probabilities",
+            "shapley_sampling&max_segments=144&n_samples=1&head=probabilities",
+            "occlusion&head=probabilities",
+            "rise&n_samples=4",
+        ] {
+            for target in ["predicted", "1"] {
+                let uri =
+                    format!("/explain?model=pairs&format=json&method={method}&target={target}");
+                let answer = send_to(&service.router, post_json(&uri, &input))
+                    .await
+                    .only();
+                let index = answer["target"]["index"].as_u64().unwrap();
+                let score = answer["target"]["score"].as_f64().unwrap();
+                assert!(
+                    (score - predicted[&index]).abs() <= 1e-6,
+                    "{method} {target}: {score}, predicted {}",
+                    predicted[&index]
+                );
+                if let Some(value) = answer["input_value"].as_f64() {
+                    assert!(
+                        (value - score).abs() <= 1e-6,
+                        "{method} {target}: {value}, not {score}"
+                    );
+                } else {
+                    assert!(!method.starts_with("gradient"), "{answer}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn jobs_that_a_quantised_net_does_not_suit_are_refused_before_they_are_queued() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("pairs")).unwrap();
+    fs::write(folder.path().join("pairs/model.onnx"), of_pairs()).unwrap();
+    let models = folder.path().to_str().unwrap();
+    let fixture = fixture_with(&[("models", models), ("default_model", "pairs")]);
+    let float_model = "float model";
+    for (request, params) in [
+        (json!({ "kind": "fit_patterns" }), &["model"][..]),
+        (
+            json!({ "kind": "train", "name": "new", "epochs": 0 }),
+            &["epochs", "model"],
+        ),
+        (
+            json!({ "kind": "evaluate", "methods": ["gradient", "deconvnet", "pgig"], "metrics": ["sparseness"] }),
+            &["methods[1].id", "methods[2].id"],
+        ),
+        (
+            json!({ "kind": "explain_dataset", "method": "pattern_net" }),
+            &["method"],
+        ),
+    ] {
+        let mut request = request;
+        request["dataset"] = json!("photos");
+        let answer = send_to(&fixture.router, post_json("/jobs", &request)).await;
+        assert_eq!(answer.refused(), params, "{}", answer.text());
+        let text = answer.text();
+        assert!(
+            text.contains(float_model) && !text.contains("fit_patterns job"),
+            "{text}"
+        );
     }
 }
 
@@ -1175,7 +1378,13 @@ async fn an_embedding_is_compared_with_a_reference() {
             "needs the image to compare with",
         ),
         ("vector", "method=gradient&target=1", &body, "leave one out"),
-        ("vector", "method=gradient", &wide, "has shape [3]"),
+        (
+            "vector",
+            "method=gradient",
+            &wide,
+            "reference: the input has shape [3]",
+        ),
+        ("vector", "method=gradient", &index, "\"reference\""),
         (
             "classes",
             "method=gradient",

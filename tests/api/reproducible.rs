@@ -57,11 +57,7 @@ async fn numbers_do_not_depend_on_what_else_runs() {
                 picture(12, 8, [value, 90, 3 * value]),
             )
         };
-        [
-            stranger(1),
-            post(&uri(method.id, 5), red()),
-            stranger(2),
-        ]
+        [stranger(1), post(&uri(method.id, 5), red()), stranger(2)]
     });
     let crowded = join_all(crowd.map(send)).await;
     for ((method, alone), crowded) in METHODS

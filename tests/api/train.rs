@@ -82,6 +82,9 @@ async fn all_faults_of_a_training_are_told_at_once() {
     assert!(text.contains("there is a model plain already"), "{text}");
     let (names, _) = refused(with(request("new"), json!({ "model": "numbers" }))).await;
     assert_eq!(names, ["model"], "it takes no images");
+    let others = json!({ "model": "numbers", "dataset": "fotos", "epochs": 0 });
+    let (names, text) = refused(with(request("new"), others)).await;
+    assert_eq!(names, ["dataset", "epochs", "model"], "{text}");
     let changed = json!({ "model_hash": "ab", "dataset_hash": "cd" });
     let (names, text) = refused(with(request("new"), changed)).await;
     assert_eq!(names, ["dataset_hash", "model_hash"], "{text}");
@@ -91,6 +94,9 @@ async fn all_faults_of_a_training_are_told_at_once() {
     fs::write(fixture.photos.path().join("mauve/f.png"), red()).unwrap();
     let (names, text) = refused(request("new")).await;
     assert!(names == ["dataset"] && text.contains("mauve"), "{text}");
+    let layer = json!({ "train": "from:no such layer" });
+    let (names, text) = refused(with(request("new"), layer)).await;
+    assert_eq!(names, ["dataset", "train"], "{text}");
     let headed = with(request("new"), json!({ "new_head": true, "validation": 0 }));
     let answer = send_to(&fixture.router, post_json("/jobs", &headed)).await;
     assert_eq!(answer.status, 202, "{}", answer.text());

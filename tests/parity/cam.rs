@@ -158,6 +158,7 @@ fn maps_agree_with_pytorch() {
             supports: &[],
             input: &model.manifest.input,
             graph: &model.graph,
+            rule_sets: &model.rule_sets,
         };
         for method in METHODS {
             let Some(expected) = reference.floats(method.id) else {

@@ -128,6 +128,7 @@ fn parse(given: &Value, source: &Graph) -> Parameters {
         supports: &[],
         input: &model.manifest.input,
         graph: &model.graph,
+        rule_sets: &model.rule_sets,
     };
     Parameters::parse(given.as_object().unwrap(), &facts).unwrap()
 }

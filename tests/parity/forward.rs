@@ -10,7 +10,7 @@ use explaind::{
         parameters::{Facts, Parameters},
     },
     model::{
-        Model,
+        Model, RuleSets,
         labels::{Classes, Labels},
         manifest::{Input, OutputKind},
     },
@@ -62,6 +62,7 @@ pub fn explained(
             open: None,
         },
         graph: &graph,
+        rule_sets: &RuleSets::default(),
     };
     let weights = tensor(reference, "weights", &[&[2], &shape[..]].concat());
     let net = move |input: &Tensor| {

@@ -86,6 +86,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
         labels: Default::default(),
         hash: "dense".into(),
         graph: Arc::new(graph),
+        rule_sets: Default::default(),
         layers: Vec::new(),
         attention: Err("none".to_owned()),
         patterns: (!patterns.is_empty()).then(|| Patterns {

@@ -434,7 +434,12 @@ fn configure(
     provider: Provider,
     threads: Threads,
 ) -> Result<SessionBuilder, RuntimeError> {
-    let mut builder = Session::builder(&runtime.environment).map_err(open_error)?;
+    // Quantised nodes run as the file has them: fused to integer kernels, which a derived graph does
+    // not allow, the forward pass would give other numbers than its derivatives are of.
+    let mut builder = Session::builder(&runtime.environment)
+        .map_err(open_error)?
+        .with_config_entry("session.disable_quant_qdq", "1")
+        .map_err(open_error)?;
     if let Threads::Own(count) = threads {
         builder = builder.with_independent_thread_pool().map_err(open_error)?;
         builder = builder.with_intra_threads(count).map_err(open_error)?;

@@ -208,6 +208,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
         labels: Default::default(),
         hash: id.into(),
         graph,
+        rule_sets: Default::default(),
         layers: Vec::new(),
         attention: Err("none".to_owned()),
         patterns: None,

@@ -25,14 +25,14 @@ use crate::{
         render::{MOST_TEXT_BYTES, pictures},
     },
     dataset::{Dataset, DatasetError},
-    driver::{Driver, DriverError},
+    driver::{Driver, DriverError, model_defaults},
     engine::EngineError,
     faults::{Fault, Faults},
     jobs::{
         Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults,
         WorkError,
     },
-    methods::{Explained, Request, parameters::Parameters},
+    methods::{Explained, Request, parameters::Parameters, registry::undefined},
     picture::{decode::Limits, preprocess::Preprocess},
     render::{encode::FileType, frame::largest_picture, options::HeatmapOptions},
     tensor::write_npy,
@@ -239,6 +239,7 @@ fn plan(mut asked: RequestReader, dataset: Option<Arc<Dataset>>) -> Result<Plan,
         return Err(faults.into());
     };
     let model = plan.model;
+    faults.extend(undefined(&plan.parameters, &model_defaults(&model)));
     let found = model
         .patterns
         .as_ref()

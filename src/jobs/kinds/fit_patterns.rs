@@ -27,7 +27,7 @@ use crate::{
     },
     patterns::{FitError, FitRequest, Fitted, SampleSource, fit},
 };
-use onnx_autodiff::autodiff::fit::Regime;
+use onnx_autodiff::autodiff::fit::{Regime, fit_graph};
 
 pub static FIT_PATTERNS: FitPatterns = FitPatterns;
 
@@ -94,6 +94,12 @@ impl Kind for FitPatterns {
                     "takes ready tensors: `explaind fit-patterns --tensors X.npy` fits those",
                     &[],
                 );
+            }
+            if let Some(model) = model.clone() {
+                let fault = move || fit_graph(&model.graph, regime).err();
+                if let Some(fault) = app.pool().run(fault).await? {
+                    asked.refuse("model", format!("cannot be fitted: {fault}"), &[]);
+                }
             }
             if dataset
                 .as_ref()

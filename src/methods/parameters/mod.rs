@@ -18,6 +18,7 @@ use super::target::Target;
 use crate::{
     faults::{Fault, Faults, Reader},
     model::{
+        RuleSets,
         labels::Classes,
         manifest::{Input, OutputKind},
         supports::SupportSet,
@@ -88,8 +89,10 @@ pub struct Facts<'a> {
     /// The model's sets of supports.
     pub supports: &'a [Arc<SupportSet>],
     pub input: &'a Input,
-    /// The network itself, which tells whether it has a gradient.
-    pub graph: &'a Arc<Graph>,
+    /// The network itself.
+    pub graph: &'a Graph,
+    /// Those that `graph` supports.
+    pub rule_sets: &'a RuleSets,
 }
 
 impl Parameters {
@@ -113,10 +116,12 @@ impl Parameters {
     }
 
     /// Resolves what was given (texts or JSON values, by the names of today, `method` among them)
-    /// against the defaults of method and model. `base` is that which is asked for, where it is one.
+    /// against the defaults of method and model. `base` is that which is asked for, where it is one;
+    /// `choice` is why it is this method, where that was left open.
     pub(super) fn resolve(
         method: &'static Method,
         base: Option<&'static Method>,
+        choice: Option<String>,
         given: &Map<String, Value>,
         facts: &Facts<'_>,
     ) -> Result<Self, Faults> {
@@ -144,7 +149,12 @@ impl Parameters {
         let of = parameters
             .base
             .map_or_else(String::new, |base| format!(" on {}", base.id));
-        let mut faults = reader.finish(&format!("is not a parameter of {}{of}", method.id));
+        let chosen = choice.as_ref().map_or_else(String::new, |choice| {
+            format!(", which auto chose ({choice}): `method` names another")
+        });
+        let unknown = format!("is not a parameter of {}{of}{chosen}", method.id);
+        parameters.choice = choice;
+        let mut faults = reader.finish(&unknown);
         let inner = parameters.of_base();
         for group in inner.method.groups {
             (group.check)(&inner, given, facts, &mut faults);
@@ -333,7 +343,10 @@ impl Serialize for Parameters {
 mod tests {
     use std::sync::LazyLock;
 
-    use onnx_autodiff::autodiff::spec::Grid;
+    use onnx_autodiff::{
+        autodiff::spec::Grid,
+        onnx::graph::{Dim, Element, Node, ValueInfo, ValueType},
+    };
 
     use super::*;
     use crate::{
@@ -376,7 +389,29 @@ mod tests {
         preprocess: None,
         open: None,
     });
-    static GRAPH: LazyLock<Arc<Graph>> = LazyLock::new(Arc::default);
+    /// Sums over channels and places: has a gradient.
+    static GRAPH: LazyLock<Graph> = LazyLock::new(|| {
+        let value = |name: &str, sizes: &[usize]| {
+            let sizes = sizes.iter().map(|&size| Dim::Known(size));
+            ValueInfo {
+                name: name.into(),
+                value_type: ValueType::new(
+                    Element::Float,
+                    [Dim::from("n")].into_iter().chain(sizes).collect(),
+                ),
+            }
+        };
+        Graph {
+            inputs: vec![value("x", &[3, 8, 8])],
+            outputs: vec![value("y", &[3])],
+            nodes: vec![
+                Node::new("GlobalAveragePool", ["x"], ["means"]),
+                Node::new("Flatten", ["means"], ["y"]),
+            ],
+            ..Graph::default()
+        }
+    });
+    static RULE_SETS: LazyLock<RuleSets> = LazyLock::new(RuleSets::default);
     static SETS: LazyLock<[Arc<SupportSet>; 1]> =
         LazyLock::new(|| [Arc::new(SupportSet::example("pair", &[2.0, 4.0]))]);
 
@@ -397,6 +432,7 @@ mod tests {
             supports: SETS.as_slice(),
             input: &INPUT,
             graph: &GRAPH,
+            rule_sets: &RULE_SETS,
         }
     }
 
@@ -664,9 +700,30 @@ mod tests {
             assert_eq!(fault.param, "method");
             assert!(fault.message.ends_with("the network has no attention"));
             let applies = |id: &str| fault.allowed.contains(&id.to_owned());
-            assert!(applies("integrated_gradients"));
+            assert!(applies("integrated_gradients"), "{fault:?}");
             assert!(!applies("gradient_rollout") && !applies("grad_cam"));
         }
+    }
+
+    #[test]
+    fn each_pixel_of_a_ready_tensor_is_a_region() {
+        let print = |given| parse(given).unwrap().to_json()["max_segments"].clone();
+        assert_eq!(print(json!({"method": "lime"})), json!(64));
+        assert_eq!(
+            print(json!({"method": "lime", "max_segments": 50})),
+            json!(50)
+        );
+    }
+
+    #[test]
+    fn a_parameter_that_the_chosen_method_does_not_take_is_told_with_the_choice() {
+        let faults = parse(json!({"method": "auto", "n_samples": 3})).unwrap_err();
+        let [fault] = faults.as_slice() else {
+            panic!("{faults:?}")
+        };
+        assert_eq!(fault.param, "n_samples");
+        let expected = "is not a parameter of pgig, which auto chose (the model has patterns): `method` names another";
+        assert!(fault.message.starts_with(expected), "{}", fault.message);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Why a graph cannot be derived. Nodes and patterns at fault are listed all at once.
 
+use indexmap::IndexMap;
 use serde::Serialize;
 
 use crate::onnx::{
@@ -11,11 +12,12 @@ use crate::onnx::{
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum DeriveError {
-    #[error("{} node(s) cannot be derived: {}", nodes.len(), list(nodes))]
+    #[error("{} cannot be derived: {}", counted(nodes), grouped(nodes))]
     Unsupported { nodes: Vec<Unsupported> },
     #[error(
-        "{rule_set} is not defined at {} node(s), which have a gradient: {}",
-        nodes.len(), first_nodes(nodes)
+        "{rule_set} is not defined at {}, which the gradient is: {}",
+        counted(nodes),
+        grouped(nodes)
     )]
     Undefined {
         rule_set: &'static str,
@@ -81,6 +83,17 @@ pub enum DeriveError {
     Onnx(#[from] OnnxError),
 }
 
+impl DeriveError {
+    /// Tells the opset of the file, not the one that a prepared graph has.
+    pub(crate) fn of_source(mut self, source: &Graph) -> Self {
+        if let Self::Unsupported { nodes } | Self::Undefined { nodes, .. } = &mut self {
+            let own = nodes.iter_mut().filter(|node| !node.op_type.contains('.'));
+            own.for_each(|node| node.opset = source.opset());
+        }
+        self
+    }
+}
+
 /// A node that has no gradient here. `node` is its name or, when it has none, its first output.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, thiserror::Error)]
 #[error("{node} ({op_type}, opset {opset}): {reason}")]
@@ -138,14 +151,30 @@ fn list<T: ToString>(items: &[T]) -> String {
         .join("; ")
 }
 
-/// The first of many nodes.
-fn first_nodes(nodes: &[Unsupported]) -> String {
-    const SHOWN: usize = 3;
-    let shown = list(&nodes[..nodes.len().min(SHOWN)]);
-    match nodes.len().checked_sub(SHOWN) {
-        None | Some(0) => shown,
-        Some(more) => format!("{shown}; and {more} more"),
+fn counted(nodes: &[Unsupported]) -> String {
+    match nodes.len() {
+        1 => "1 node".to_owned(),
+        count => format!("{count} nodes"),
     }
+}
+
+/// Those of one op with one reason together, by the names of the first of them.
+fn grouped(nodes: &[Unsupported]) -> String {
+    const SHOWN: usize = 3;
+    let mut groups: IndexMap<(&str, i64, &str), Vec<&str>> = IndexMap::new();
+    for node in nodes {
+        let kind = (node.op_type.as_str(), node.opset, node.reason.as_str());
+        groups.entry(kind).or_default().push(&node.node);
+    }
+    let told = groups.into_iter().map(|((op_type, opset, reason), names)| {
+        let shown = names[..names.len().min(SHOWN)].join(", ");
+        let more = match names.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("{shown}{more} ({op_type}, opset {opset}): {reason}")
+    });
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// The first of many names.

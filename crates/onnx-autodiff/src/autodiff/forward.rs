@@ -150,7 +150,8 @@ fn check_input(graph: &Graph, input: &str) -> Result<Dim, DeriveError> {
 }
 
 /// The nodes that give values of unknown type, which are read, from values whose types are known:
-/// what they are in the way of is not to blame.
+/// what they are in the way of is not to blame. Operators that are in the way anywhere are told
+/// wherever they are.
 fn untyped(graph: &Graph, types: &Types) -> Vec<Unsupported> {
     let outputs = graph.outputs.iter().map(|output| &output.name);
     let inputs = graph.nodes.iter().flat_map(|node| &node.inputs);
@@ -158,11 +159,24 @@ fn untyped(graph: &Graph, types: &Types) -> Vec<Unsupported> {
     let known = |value: &String| value.is_empty() || types.get(value).is_some();
     let nodes = graph.nodes.iter().filter(|node| {
         let mut outputs = node.outputs.iter();
-        node.inputs.iter().all(known) && outputs.any(|value| read.contains(value) && !known(value))
+        let is_to_blame = is_foreign(node) || node.inputs.iter().all(known);
+        is_to_blame && outputs.any(|value| read.contains(value) && !known(value))
     });
     nodes
         .map(|node| Unsupported::new(node, graph, unknown_reason(node).to_owned()))
         .collect()
+}
+
+/// Of arithmetic without gradients, or not of ONNX.
+fn is_foreign(node: &Node) -> bool {
+    match node.domain.as_str() {
+        "" => is_of_integers(&node.op_type),
+        domain => domain != "ai.onnx.ml",
+    }
+}
+
+fn is_of_integers(op_type: &str) -> bool {
+    op_type.starts_with("QLinear") || op_type.ends_with("Integer")
 }
 
 /// Why the type of what a node gives is not known, and what helps.
@@ -171,7 +185,7 @@ fn unknown_reason(node: &Node) -> &'static str {
         ("", "If" | "Loop" | "Scan") => {
             "control flow that depends on the input: export the model without data-dependent branches"
         }
-        ("", op) if op.starts_with("QLinear") || op.ends_with("Integer") => {
+        ("" | "com.microsoft", op) if is_of_integers(op) => {
             "integer arithmetic has no gradient: use the float model, or quantise that in the QDQ format"
         }
         ("", _) => match reason(node) {

@@ -71,6 +71,14 @@ pub fn derive(
     spec: &DeriveSpec,
     patterns: Option<&Patterns>,
 ) -> Result<Derived, DeriveError> {
+    join(source, spec, patterns).map_err(|error| error.of_source(source))
+}
+
+fn join(
+    source: &Graph,
+    spec: &DeriveSpec,
+    patterns: Option<&Patterns>,
+) -> Result<Derived, DeriveError> {
     let folds = spec.rule_sets.iter().any(|set| set.reads_weights());
     let is_forward = spec.rule_sets.is_empty() && spec.outputs.is_empty();
     let prepared = match forward::prepare(source, folds) {

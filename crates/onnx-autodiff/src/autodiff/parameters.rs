@@ -134,7 +134,7 @@ pub fn parameter_gradients(
     head: Head,
     wanted: &Parameters,
 ) -> Result<ParameterGraph, DeriveError> {
-    derive(source, Start::Seed(head), wanted)
+    derive(source, Start::Seed(head), wanted).map_err(|error| error.of_source(source))
 }
 
 /// As [`parameter_gradients`], with a loss on the logits in place of the seed: one run gives all
@@ -144,7 +144,7 @@ pub fn loss_gradients(
     loss: Loss,
     wanted: &Parameters,
 ) -> Result<ParameterGraph, DeriveError> {
-    derive(source, Start::Loss(loss), wanted)
+    derive(source, Start::Loss(loss), wanted).map_err(|error| error.of_source(source))
 }
 
 fn derive(

@@ -48,7 +48,7 @@ pub fn spatial(source: &Graph) -> Result<Spatial, DeriveError> {
         input,
         batch,
         head,
-    } = forward::prepare(source, false)?;
+    } = forward::prepare(source, false).map_err(|error| error.of_source(source))?;
     let active = layers::active(&emit, &nodes, &[&input], &head.logits);
     let places = places::places(&emit, &nodes, &input);
     let reads = places::reads(&emit, &nodes, &head.logits, &places);

@@ -25,6 +25,8 @@ pub use finish::Normalize;
 
 /// The name of the map's output.
 pub const MAP: &str = "saliency_map";
+/// The name of the output of a graph that holds no scores of classes.
+pub const VALUES: &str = "values";
 
 /// What a file is to hold beside the model.
 #[derive(Clone, Debug)]
@@ -149,8 +151,8 @@ pub struct Explainer {
 /// The model with its map. `patterns` as for [`derive`].
 ///
 /// Input: the model's, its batch as the model has it; with [`Samples`] one row. Outputs: `logits`
-/// and `probabilities` `[batch, classes]`, and [`MAP`] `[batch, …]` in the shape of the input, or
-/// with one channel for [`Formula::ClassMap`], in the layer's size unless it is guided or upsampled.
+/// and `probabilities` `[batch, classes]`, of a regression or an embedding [`VALUES`] in their
+/// place, and [`MAP`] `[batch, …]` in the shape of the input, or with one channel for [`Formula::ClassMap`], in the layer's size unless it is guided or upsampled.
 pub fn explainer(
     source: &Graph,
     saliency: &Saliency,
@@ -190,7 +192,7 @@ pub fn explainer(
         Formula::Samples(samples) => samples::statistic(&derived, samples, saliency)?,
     };
     let map = finish::normalize(&mut emit, &map, saliency.normalize)?;
-    let mut graph = publish(emit, &map)?;
+    let mut graph = publish(emit, &map, source.is_regression)?;
     if newer.is_empty() {
         graph = match passes::lower(graph)? {
             Lowered::Older(graph) => graph,
@@ -264,9 +266,10 @@ fn with_rows(mut graph: Graph, rows: usize) -> Graph {
 }
 
 /// The graph with the model's outputs and the map, tidied.
-fn publish(mut emit: Emitter, map: &str) -> Result<Graph, DeriveError> {
+fn publish(mut emit: Emitter, map: &str, is_regression: bool) -> Result<Graph, DeriveError> {
     let value_type = emit.value_type(map)?;
     let aside = emit.fresh(&format!("{MAP}/source"));
+    let others = emit.fresh(&format!("{VALUES}/source"));
     let mut graph = emit.graph;
     let map = if map == MAP {
         aside.clone()
@@ -274,6 +277,15 @@ fn publish(mut emit: Emitter, map: &str) -> Result<Graph, DeriveError> {
         map.to_owned()
     };
     rename(&mut graph, MAP, &aside);
+    if is_regression {
+        if graph.inputs.iter().any(|input| input.name == VALUES) {
+            let names = vec![VALUES.to_owned()];
+            return Err(DeriveError::ReservedInput { names });
+        }
+        graph.outputs.truncate(1);
+        rename(&mut graph, VALUES, &others);
+        rename(&mut graph, "logits", VALUES);
+    }
     graph.outputs.truncate(2);
     graph.outputs.push(ValueInfo {
         name: map.clone(),

@@ -87,6 +87,29 @@ fn the_input_is_the_models_alone_and_an_inner_value_of_the_maps_name_makes_room(
 }
 
 #[test]
+fn the_values_of_a_regression_are_no_logits() {
+    let mut source = squares();
+    source.is_regression = true;
+    let made = explainer(
+        &source,
+        &saliency(Formula::Derivative, Target::Seed(vec![(1, 1.0)])),
+        None,
+    );
+    let graph = made.unwrap().graph;
+    assert_eq!(names(&graph.outputs), [VALUES, MAP]);
+    assert!(!ops(&graph).contains(&"Softmax"));
+    let named = Node::new("MatMul", ["values", "w"], ["saliency_map"]);
+    source.inputs[0].name = "values".into();
+    source.nodes[0] = named;
+    let refused = explainer(
+        &source,
+        &saliency(Formula::Derivative, Target::Predicted),
+        None,
+    );
+    assert!(matches!(refused, Err(DeriveError::ReservedInput { .. })));
+}
+
+#[test]
 fn a_target_may_be_an_input() {
     let made = explainer(
         &squares(),

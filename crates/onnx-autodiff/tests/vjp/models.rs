@@ -703,7 +703,7 @@ fn an_unknown_op_is_named_and_run() {
     let model = unknown("LSTM");
     let told = model.refusal();
     assert!(
-        told.starts_with("1 node(s) cannot be derived: hidden (LSTM, opset")
+        told.starts_with("1 node cannot be derived: hidden (LSTM, opset 20)")
             && !told.contains("Gelu"),
         "{told}"
     );

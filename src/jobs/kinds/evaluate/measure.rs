@@ -19,6 +19,7 @@ use crate::{
         findings::{ImageResult, Outcome, Reason},
         parameters::Values,
     },
+    faults::Faults,
     incremental,
     jobs::{
         Context, WorkError,
@@ -81,7 +82,12 @@ impl<'a> ShardContext<'a> {
         let rule = model.manifest.input.preprocess.clone();
         let rule = rule.ok_or_else(|| WorkError::permanent("the model takes ready tensors"))?;
         let (mut requests, mut rows): (Vec<Parameters>, Vec<CaseRow>) = (Vec::new(), Vec::new());
-        for row in spec.rows(&model).map_err(WorkError::permanent)? {
+        let changed = |faults: Faults| {
+            WorkError::permanent(format!(
+                "what the methods name has changed since the job was started, start it again: {faults}"
+            ))
+        };
+        for row in spec.rows(&model).map_err(changed)? {
             let known = requests
                 .iter()
                 .position(|request| request.to_json() == row.parameters.to_json());

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     app::plan::find_model,
     dataset::{Dataset, DatasetImage},
-    driver::{RuleSetFaults, model_defaults, obstacle},
+    driver::model_defaults,
     evaluation::{
         Metric, Needs,
         findings::{MetricEntry, titles},
@@ -25,8 +25,9 @@ use crate::{
         request_reader::RequestReader,
     },
     methods::{
+        applies::obstacle,
         parameters::Parameters,
-        registry::{METHODS, Scores},
+        registry::{METHODS, Scores, applicable, undefined},
     },
     model::Model,
     text::shown,
@@ -330,10 +331,7 @@ fn read_methods(asked: &mut RequestReader, model: Option<&Model>) -> Vec<MethodR
 
 /// Every method that the model supports, by its defaults.
 fn all_methods(model: &Model) -> Vec<MethodRow> {
-    let faults = RuleSetFaults::of(model);
-    let supported = METHODS
-        .iter()
-        .filter(|method| obstacle(method, model, &faults).is_none());
+    let supported = applicable(&model_defaults(model));
     let rows = supported.filter_map(|method| read_method(&json!(method.id), model).ok());
     rows.flatten().take(MAX_ROWS).collect()
 }
@@ -379,7 +377,12 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<MethodRow>, Faults> {
             ["signed", "absolute"],
         ));
     }
-    let parameters = match Parameters::parse(&given, &model_defaults(model)) {
+    let facts = model_defaults(model);
+    let parameters = match Parameters::parse(&given, &facts) {
+        Ok(parameters) if let Some(fault) = undefined(&parameters, &facts) => {
+            faults.push(fault);
+            parameters
+        }
         Ok(parameters) if parameters.needs_patterns() && model.patterns.is_none() => {
             faults.push(Fault::says(
                 "id",
@@ -504,7 +507,7 @@ fn refuse_models(asked: &mut RequestReader, metrics: &[MetricEntry], rows: &[Met
             };
             for row in rows.iter().filter(is_measured) {
                 let method = row.parameters.method;
-                let fault = obstacle(method, &other, &RuleSetFaults::default()).or_else(|| {
+                let fault = obstacle(method, &model_defaults(&other)).or_else(|| {
                     let read = read_method(&Value::Object(self::entry(row)), &other);
                     read.err().map(|faults| faults.to_string())
                 });

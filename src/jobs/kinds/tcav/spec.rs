@@ -17,14 +17,14 @@ use crate::{
         request_reader::RequestReader,
     },
     methods::target::Target,
-    model::{Model, gradient_fault, labels::Classes},
+    model::{Model, labels::Classes},
     tcav::{
         cav::REGULARISATION,
         draws::{Draw, draws},
     },
     text::{excerpt, meant, shown},
 };
-use onnx_autodiff::autodiff;
+use onnx_autodiff::autodiff::{self, spec::RuleSetId};
 
 /// Activations and vectors that a shard holds at once.
 pub(super) const SHARD_BYTES: u64 = 768 << 20;
@@ -454,7 +454,7 @@ fn read_layers(asked: &mut RequestReader, model: &Model, bytes: u64) -> Vec<Laye
 /// All values between input and head, or why there are none.
 fn layers_of(model: &Model) -> Result<Vec<Layer>, String> {
     match (
-        gradient_fault(&model.graph),
+        model.rule_set_fault(RuleSetId::Gradient),
         autodiff::activations(&model.graph),
     ) {
         (None, Ok(known)) => Ok(known

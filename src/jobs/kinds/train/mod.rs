@@ -33,7 +33,7 @@ use crate::{
         WorkError,
     },
     model::{Model, provenance::Origin},
-    training::{EpochReport, Recipe, recipe},
+    training::{EpochReport, Recipe, check_model, recipe},
 };
 
 pub static TRAIN: Train = Train;
@@ -168,6 +168,10 @@ async fn plan(given: Map<String, Value>, app: &App) -> Result<Plan, JobError> {
             Ok(found) => images = found,
             Err(faults) => asked.faults.append(faults, |fault| fault),
         }
+    } else if let Some(model) = &model {
+        // Whatever is trained on, and by whatever recipe.
+        let faults = of_model(app, &Recipe::default(), model).await?;
+        asked.faults.append(faults, |fault| fault);
     }
     asked.finish()?;
     let (Some(model), Some(dataset), Some(name)) = (model, dataset, name) else {
@@ -230,8 +234,22 @@ async fn check(
             let (training, validation) = trainer.images();
             Ok(Ok((training + validation) as u64))
         }
-        Err(error) => Ok(Err(faults_of(error)?)),
+        Err(error) => {
+            let (mut faults, others) = (faults_of(error)?, of_model(app, recipe, model).await?);
+            faults.append(others, |fault| fault);
+            faults.dedup();
+            Ok(Err(faults))
+        }
     }
+}
+
+/// What stands in the way whatever the images.
+async fn of_model(app: &App, recipe: &Recipe, model: &Arc<Model>) -> Result<Faults, JobError> {
+    let (recipe, model) = (recipe.clone(), model.clone());
+    let checked = app.pool().run(move || check_model(&recipe, &model)).await?;
+    checked
+        .err()
+        .map_or_else(|| Ok(Faults::default()), faults_of)
 }
 
 /// The training that the job was planned for.
