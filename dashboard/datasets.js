@@ -1,8 +1,7 @@
 // Data sets page by page: thumbnails, filters, and the images in the order of a metric of a finished job.
 import { announce, Busy, Fault, Field, html, number, Select, useAsked, useEffect, useMemo, useRef, useState, whole, words } from "./ui.js"
 import * as api from "./api.js"
-import { handed } from "./explain.js"
-import { change, state } from "./state.js"
+import { change, handed, state } from "./state.js"
 
 const PAGE = 48
 const THUMBNAIL = 192
@@ -77,8 +76,9 @@ function Browser({ set }) {
   const pages = Math.max(1, Math.ceil(total / PAGE))
   const valueOf = (file) => files?.find((one) => one.file === file)?.value
   const open = ({ index }) => {
-    handed.set({ reference: `dataset:${set.id}/${index}` })
-    change({ view: "explain", image: `dataset:${set.id}/${index}`, target: "", against: "", classes: [], open: "" })
+    const image = `dataset:${set.id}/${index}`
+    handed.set(image)
+    change({ view: "explain", image, target: "", against: "", classes: [], open: "" })
   }
   const labels = Object.entries(set.labels ?? {})
 
@@ -94,9 +94,9 @@ function Browser({ set }) {
         <${Select} label="Images" value=${shown} onChange=${setShown} options=${[{ value: "all", label: `measured (${whole(measured.value.rows.filter((one) => one.measure === chosenMeasure && one.row === chosenRow).length)})` }, { value: "wrong", label: `taken for another class (${whole(wrong.size)})` }]} />`}
     </div>
     <${Fault} problem=${images.problem ?? measured.problem} />
-    <p class="pager"><button type="button" disabled=${page === 0} onClick=${() => setPage(page - 1)}>Earlier</button>
+    <p class="pager"><button type="button" disabled=${page === 0} onClick=${() => setPage(page - 1)}>Previous</button>
       <span role="status">${total ? `${whole(page * PAGE + 1)} to ${whole(Math.min(total, (page + 1) * PAGE))} of ${whole(total)}` : images.busy ? "…" : "no image"}</span>
-      <button type="button" disabled=${page + 1 >= pages} onClick=${() => setPage(page + 1)}>Later</button></p>
+      <button type="button" disabled=${page + 1 >= pages} onClick=${() => setPage(page + 1)}>Next</button></p>
     <ul class="thumbs" aria-busy=${images.busy}>${(images.value?.images ?? []).map((image) => html`<li key=${image.index}><button type="button" onClick=${() => open(image)} title=${`Explain ${image.file}${image.fault ? `: ${image.fault}` : ""}`} disabled=${Boolean(image.fault)}>
       <${Small} id=${set.id} index=${image.index} file=${image.file} />
       <span class="name">${image.labels.join(" | ") || image.file}</span>
@@ -144,6 +144,7 @@ export function Datasets() {
   const [problem, setProblem] = useState(null)
   const reload = () => again((count) => count + 1)
   const remove = async () => {
+    if (!confirm(`Delete the data set ${open}, for everyone who uses this server?`)) return
     try {
       await api.send(`datasets/${encodeURIComponent(open)}`, { method: "DELETE" })
       change({ open: "" })

@@ -1,5 +1,5 @@
 // The view in which a picture is explained: what is asked on the left, the maps in the middle, how they are looked at on the right.
-import { announce, Busy, Fault, html, number, percent, Select, shared, useEffect, useMemo, useRef, useState, whole } from "./ui.js"
+import { announce, Busy, Fault, html, number, percent, Select, useEffect, useMemo, useRef, useState, whole } from "./ui.js"
 import * as api from "./api.js"
 import { bitmapOf, fetchPicture, Picker } from "./input.js"
 import { clearMask, Regions } from "./regions.js"
@@ -9,15 +9,12 @@ import { Methods, requestOf, useCost } from "./methods.js"
 import { Metrics } from "./metrics.js"
 import { Predictions, targetOf } from "./predictions.js"
 import { SaveMap, ShareView } from "./export.js"
-import { asked, change, opened, state } from "./state.js"
+import { asked, change, handed, opened, state } from "./state.js"
 import { bounds, decode, decodeLabels, reduce } from "./tiles.js"
 
 /** What is laid out for a reader who has chosen nothing. */
 const FIRST_METHODS = ["integrated_gradients", "grad_cam", "xrai"]
 const TOP_K = 10
-
-/** A picture that another view hands over: `{ reference }`. */
-export const handed = shared(null)
 
 const planes = new WeakMap()
 function planeOf(tile, layout, reduction) {
@@ -157,18 +154,15 @@ export function Explain({ hidden, models, cards, catalogue }) {
   }
 
   // The picture of the address, and then the maps.
-  const [pending, setPending] = useState(opened && view.image ? view.image : "")
-  useEffect(() => {
-    if (!pending || !modelId) return
-    setPending("")
-    open(pending).then((isThere) => isThere && state.get().methods.length && setWanted((count) => count + 1))
-  }, [pending, modelId])
   const given = handed.use()
   useEffect(() => {
-    if (!given) return
-    handed.set(null)
-    open(given.reference)
-  }, [given])
+    if (opened) handed.set(view.image)
+  }, [])
+  useEffect(() => {
+    if (!given || !modelId) return
+    handed.set("")
+    open(given).then((isThere) => isThere && state.get().methods.length && setWanted((count) => count + 1))
+  }, [given, modelId])
 
   const request = methods.length && modelId ? requestOf({ model: modelId, methods, target, against }) : null
   const told = useCost(request)
@@ -233,8 +227,13 @@ export function Explain({ hidden, models, cards, catalogue }) {
       const parts = [map.name, contrast(map.answer), ...(beside ? [row.model] : [])]
       return { ...map, key: `${row.key} ${place}`, title: several ? parts.join(", ") : `${map.name}, ${contrast(map.answer)}`, short: several ? parts.join(", ") : map.name, options, plane: planeOf(map.tile, layout, options.reduction), bitmap: picture?.bitmap, row: row.key }
     }))
-    const found = bounds(all.map(({ plane }) => plane), all.map(({ options }) => options))
-    return all.map((cell, at) => ({ ...cell, bound: found[at] }))
+    // Maps that share a scale: all, those of a method, or none with another.
+    const groups = Object.groupBy(all, (cell) => (look.scale === "shared" ? "" : look.scale === "by_method" ? cell.name : cell.key))
+    const found = new Map(Object.values(groups).flatMap((cells) => {
+      const own = bounds(cells.map(({ plane }) => plane), cells.map(({ options }) => options))
+      return cells.map((cell, at) => [cell.key, own[at]])
+    }))
+    return all.map((cell) => ({ ...cell, bound: found.get(cell.key) }))
   }, [rows, look, about, picture])
 
   const watched = [target, against, ...classes].filter(Boolean).map((name) => Number(name.slice(6)))

@@ -10,7 +10,7 @@ import { mask, maskPng } from "./regions.js"
 const STRIP = 44
 const EXTENSIONS = { "image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/bmp": "bmp", "image/gif": "gif", "image/tiff": "tif" }
 /** The options of the server's pictures that the page has, too. */
-const PICTURE = ["overlay_type", "color_map", "polarity", "reduction", "alpha", "clip_percent_lowerbound", "clip_percent_upperbound", "top_percent", "scale", "view"]
+const PICTURE = ["overlay_type", "color_map", "polarity", "reduction", "alpha", "clip_percent_lowerbound", "clip_percent_upperbound", "top_percent", "view"]
 
 const fileName = ({ answer }, ending) => `${answer.method}-${(answer.target.label ?? `class-${answer.target.index}`).replace(/[^A-Za-z0-9]+/g, "_")}.${ending}`
 

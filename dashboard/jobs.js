@@ -157,7 +157,7 @@ function Job({ id, onGone, onEnded }) {
         const ended = await look()
         onEnded()
         if (ENDED.includes(ended.state)) announce(`Job ${words(ended.kind)} ${ended.state}`)
-        else setTimeout(follow, 500)
+        else setTimeout(() => stop.signal.aborted || follow(), 500)
       } catch (error) {
         if (error.name === "AbortError") return
         if (error.code === "unknown_job") onGone()
@@ -179,6 +179,7 @@ function Job({ id, onGone, onEnded }) {
     }
   }
   const remove = async () => {
+    if (!confirm("Delete this job and its report?")) return
     try {
       await api.send(`jobs/${id}`, { method: "DELETE" })
       onGone()

@@ -20,7 +20,7 @@ export function Look({ defaults }) {
   const shown = optionsOf(look, defaults)
   const isOwn = JSON.stringify(look) === JSON.stringify({ ...LOOK, scale: look.scale })
   return html`<div class="look">
-    <${Choice} label="Scale" value=${look.scale} onChange=${(scale) => changeLook({ scale })} options=${[{ value: "per_image", label: "each map's own" }, { value: "shared", label: "shared" }]} />
+    <${Choice} label="Scale" value=${look.scale} onChange=${(scale) => changeLook({ scale })} options=${[{ value: "per_image", label: "each its own" }, { value: "by_method", label: "by method" }, { value: "shared", label: "all" }]} />
     <${Slider} label="Opacity" min=${0} max=${1} step=${0.01} value=${shown.alpha} onInput=${(alpha) => changeLook({ alpha })} format=${(value) => `${Math.round(100 * value)} %`} />
     <${Select} label="Colour map" value=${text(look.color_map)} onChange=${(value) => changeLook({ color_map: orOwn(value) })} options=${[OWN, ...COLOUR_MAP_OPTIONS]} />
     <${Select} label="Sign" value=${text(look.polarity)} onChange=${(value) => changeLook({ polarity: orOwn(value) })} options=${[OWN, { value: "both", label: "both" }, { value: "positive", label: "for the class" }, { value: "negative", label: "against the class" }]} />

@@ -34,7 +34,7 @@ function Measured({ cells, picture }) {
         id = await keep(picture)
         if (!image) change({ image: `dataset:${id}/0` })
       }
-      const metrics = ["deletion", "insertion", "completeness", ...(painted ? ["pointing_game", "energy_pointing", "relevance_rank"] : [])]
+      const metrics = ["deletion", "insertion", ...(painted ? ["pointing_game", "energy_pointing", "relevance_rank"] : [])]
       const job = await api.json("jobs", { method: "POST", json: { kind: "evaluate", dataset: id, labels: "ignore", model: model || cells[0].answer.model, methods: methods.map(asked), metrics } })
       setProgress("Measuring…")
       const end = await followJob(job.id, () => {}, stop.signal)

@@ -115,6 +115,7 @@ function Model({ id, models, onChange, onGone }) {
   const [uploading, setUploading] = useState(false)
   const card = found.value?.id === id ? found.value : null
   const remove = async () => {
+    if (!confirm(`Delete the model ${id} with all its versions, for everyone who uses this server?`)) return
     try {
       await api.send(`models/${encodeURIComponent(id)}`, { method: "DELETE" })
       onGone()

@@ -78,6 +78,6 @@ export function Predictions({ predictions, labels }) {
       <button type="submit" disabled=${!sought}>Add</button>
     </form>`}
     <${Check} label="Several classes side by side, on one scale" checked=${several}
-      onChange=${(on) => change(({ look }) => ({ classes: on ? predictions.slice(0, 3).map(nameOf) : [], look: { ...look, scale: on ? "shared" : "per_image" } }))} />
+      onChange=${(on) => change(({ look }) => ({ classes: on ? predictions.slice(0, 3).map(nameOf) : [], look: { ...look, scale: on ? "by_method" : "per_image" } }))} />
   </section>`
 }

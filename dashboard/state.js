@@ -79,6 +79,9 @@ export const asked = ({ id, params }) => (Object.keys(params).length ? { id, ...
 
 export const state = shared({ ...START, ...read(location.hash) })
 
+/** A picture that the Explain view is to open: `dataset:ID/INDEX` or `example:NAME`. */
+export const handed = shared("")
+
 /** Whether the address named a picture when the page was opened, which is then shown at once. */
 export const opened = Boolean(state.get().image)
 
@@ -106,7 +109,9 @@ export function followAddress() {
   addEventListener("popstate", () => {
     if (location.hash === written) return
     written = location.hash
-    set((before) => ({ ...before, ...read(location.hash) }))
+    const before = state.get().image
+    set((own) => ({ ...own, ...read(location.hash) }))
+    if (state.get().image !== before) handed.set(state.get().image)
   })
 }
 

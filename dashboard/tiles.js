@@ -59,10 +59,10 @@ function measure(list, { clip_percent_lowerbound: low, clip_percent_upperbound: 
   return { lower: low > 0 ? at(low) : 0, upper: at(high) }
 }
 
-/** The bounds of each plane by its own options; where the scale is shared, those of all together by the percentiles of the first. */
+/** The bounds of planes that share a scale: those of all together, by the percentiles of the first. Only the strongest are each plane's own. */
 export function bounds(planes, options) {
   const own = planes.map((plane, at) => measure(sortedOf(plane, options[at].polarity), options[at]))
-  if (options[0]?.scale !== "shared") return own
+  if (planes.length === 1 || options[0].top_percent < 100) return own
   const lists = planes.map((plane, at) => sortedOf(plane, options[at].polarity))
   const all = new Float32Array(lists.reduce((sum, list) => sum + list.length, 0))
   let place = 0
@@ -70,9 +70,8 @@ export function bounds(planes, options) {
     all.set(list, place)
     place += list.length
   }
-  all.sort()
-  const common = measure(all, options[0])
-  return planes.map((_, at) => (options[at].top_percent < 100 ? own[at] : common))
+  const common = measure(all.sort(), options[0])
+  return planes.map(() => common)
 }
 
 /** RGBA pixels of a plane by a table of colours. */

@@ -254,7 +254,6 @@ impl<'a> Npy<'a> {
 
     /// All elements, row-major, of any type.
     pub fn numbers(&self) -> Result<Numbers, TensorError> {
-        let most = |values: &Vec<i64>| values.iter().any(|value| *value == i64::MAX);
         match self.element.read {
             ReadElement::Float(read) => {
                 let values = self.in_rows(read)?;
@@ -262,7 +261,7 @@ impl<'a> Npy<'a> {
             }
             ReadElement::Integer(read) => {
                 let values = self.in_rows(read)?.into_raw_vec_and_offset().0;
-                match self.element.name == "uint64" && most(&values) {
+                match self.element.name == "uint64" && values.contains(&i64::MAX) {
                     true => Err(unreadable(&"it holds integers beyond int64")),
                     false => Ok(Numbers::Integers(values)),
                 }

@@ -48,6 +48,7 @@ pub struct MethodCost {
     #[schema(value_type = Object)]
     pub parameters: Map<String, Value>,
     /// The options of its picture, those that were not given as its maps suit them.
+    #[schema(value_type = Object)]
     pub picture: HeatmapOptions,
 }
 

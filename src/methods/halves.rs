@@ -59,9 +59,9 @@ impl Halves {
         })
     }
 
-    /// How the estimate from all samples correlates with what both halves are estimates of: √(2 r / (1
-    /// + r)), where r is their correlation and their errors are independent and alike (Spearman and
-    /// Brown's formula). NaN where they correlate by nothing.
+    /// How the estimate from all samples correlates with what both halves are estimates of, where r is
+    /// their correlation and their errors are independent and alike: √(2 r / (1 + r)), Spearman and
+    /// Brown's formula. NaN where they correlate by nothing.
     fn reliability(&self) -> f64 {
         let r = correlation(&self.estimates);
         (2.0 * r / (1.0 + r)).sqrt()

@@ -44,7 +44,7 @@ struct CoalitionParameters {
 
 pub static COALITIONS: Group = Group::of(&[
     preset(
-        "Sets n_samples: speed is 512, balance what it is without, quality 8192.",
+        "Sets n_samples of kernel_shap: speed is 512, balance what it is by default, quality 8192.",
         |p, value| {
             choose(value).map(|preset| {
                 let count = match preset {

@@ -56,7 +56,7 @@ const BALANCE: u64 = 1000;
 const LEAST: usize = 4 * CHUNK;
 
 pub static PRESET: Group = Group::of(&[common::preset(
-    "Sets n_samples: speed is 250, balance 1000, quality 4000.",
+    "Sets n_samples of lime: speed is 250, balance 1000, quality 4000.",
     |p, value| preset_samples(p, value, [BALANCE / 4, BALANCE, BALANCE * 4]),
 )]);
 

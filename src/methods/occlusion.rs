@@ -111,7 +111,7 @@ impl WindowParameters {
 pub static WINDOWS: Group = Group {
     parameters: &[
         preset(
-            "Sets window and stride for 224 x 224 pixels, scaled to other sizes: speed is 31 and 16, balance 15 and 8, quality 15 and 4.",
+            "Sets window and stride of occlusion for 224 x 224 pixels, scaled to other sizes: speed is 31 and 16, balance 15 and 8, quality 15 and 4.",
             |p, value| {
                 choose(value)
                     .map(|preset| p.change(|own: &mut WindowParameters| own.preset = preset))

@@ -54,7 +54,7 @@ pub fn defaults(parameters: &mut Parameters) {
 }
 
 pub static PRESET: Group = Group::of(&[preset(
-    "Sets n_samples: speed is 1000, balance 4000, quality 8000.",
+    "Sets n_samples of rise: speed is 1000, balance 4000, quality 8000.",
     |p, value| preset_samples(p, value, [BALANCE / 4, BALANCE, BALANCE * 2]),
 )]);
 

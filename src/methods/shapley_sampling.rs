@@ -19,7 +19,7 @@ use crate::random::generator;
 const LEAST: usize = 8;
 
 pub static PRESET: Group = Group::of(&[preset(
-    "Sets n_samples: speed is 10, balance 25, quality 100.",
+    "Sets n_samples of shapley_sampling: speed is 10, balance 25, quality 100.",
     |p, value| preset_samples(p, value, [10, 25, 100]),
 )]);
 

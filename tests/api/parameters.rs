@@ -306,7 +306,8 @@ async fn an_unknown_parameter_is_refused_wherever_it_stands() {
                 "file".into(),
                 "baseline".into(),
                 "segments".into(),
-                "reference".into()
+                "reference".into(),
+                "inputs.NAME".into(),
             ]
         )
     );

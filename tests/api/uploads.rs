@@ -80,6 +80,18 @@ async fn versions(router: &Router, id: &str) -> (u64, Vec<u64>) {
     (list["in_use"].as_u64().unwrap(), numbers)
 }
 
+/// The names of the files in a tar, sorted.
+async fn archived(router: &Router, path: &str) -> Vec<String> {
+    let answer = send_to(router, get(&format!("/models/{path}"))).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let mut archive = tar::Archive::new(&answer.body[..]);
+    let entries = archive.entries().unwrap();
+    let names = entries.map(|entry| entry.unwrap().path().unwrap().display().to_string());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
 async fn roll_back(router: &Router, id: &str, version: &str) -> Answered {
     send_to(
         router,
@@ -130,19 +142,21 @@ async fn a_model_is_uploaded_replaced_rolled_back_and_deleted() {
     assert_eq!(label(router, "pets").await, (200, Value::Null));
     assert_eq!(versions(router, "pets").await, (2, vec![2, 1]));
 
-    let archive = send_to(router, get("/models/pets/archive")).await;
-    let mut archive = tar::Archive::new(&archive.body[..]);
-    let names = archive
-        .entries()
-        .unwrap()
-        .map(|entry| entry.unwrap().path().unwrap().into_owned());
-    let mut names: Vec<_> = names.collect();
-    names.sort();
+    let second = ["pets/model.onnx", "pets/model.toml", "pets/upload.json"];
+    assert_eq!(archived(router, "pets/archive").await, second);
+    assert_eq!(archived(router, "pets/archive?version=2").await, second);
     assert_eq!(
-        names,
-        ["model.onnx", "model.toml", "upload.json"]
-            .map(|name| std::path::Path::new("pets").join(name))
+        archived(router, "pets/archive?version=1").await,
+        ["pets/labels.txt", second[0], second[1], second[2]]
     );
+    for (version, problem) in [
+        ("3", (404, "unknown_version")),
+        ("x", (422, "invalid_parameters")),
+    ] {
+        let uri = format!("/models/pets/archive?version={version}");
+        let (status, code) = send_to(router, get(&uri)).await.problem();
+        assert_eq!((status, code.as_str()), problem);
+    }
 
     assert_eq!(roll_back(router, "pets", "1").await.answer()["in_use"], 1);
     assert_eq!(label(router, "pets").await, (200, json!("rouge")));

@@ -153,9 +153,9 @@ def look_at_maps(page, cards):
         before = after
     end = cards.nth(0).locator(".ticks span").last
     own = end.text_content()
-    display.get_by_label("shared").check()
+    display.get_by_label("all", exact=True).check()
     assert cards.nth(1).locator(".ticks span").last.text_content() == end.text_content() != own
-    display.get_by_label("each map's own").check()
+    display.get_by_label("each its own").check()
 
     # The cursor is that of all maps, by mouse and by keyboard.
     canvas.hover(position={"x": 100, "y": 80})

@@ -358,6 +358,34 @@ mod tests {
     }
 
     #[test]
+    fn what_one_file_does_not_hold_is_opened_from_two() {
+        let runtime = load_runtime(None, 1).unwrap();
+        let row = |name: &str| ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(Element::Float, vec![1.into(), 512.into()]),
+        };
+        let graph = Graph {
+            opset_imports: [(String::new(), 17)].into(),
+            inputs: vec![row("x")],
+            outputs: vec![row("y")],
+            initializers: [("w".to_owned(), Literal::from_f32s(&[1, 512], &[2.0; 512]))].into(),
+            nodes: vec![Node::new("Mul", ["x", "w"], ["y"])],
+            ..Graph::default()
+        };
+        let whole = ModelBytes::encode(&graph, 1 << 20).unwrap();
+        assert!(matches!(whole, ModelBytes::Memory(_)));
+        let parts = ModelBytes::encode(&graph, 64).unwrap();
+        assert!(matches!(parts, ModelBytes::Parts(_)));
+        let encoded = Encoded::of(parts, Provider::Cpu);
+        let mut session = OrtSession::open_encoded(runtime, &encoded, Threads::Shared).unwrap();
+        // The session needs the files no more.
+        drop(encoded);
+        let ones = Tensor::ones(vec![1, 512]);
+        let outputs = session.run(&[("x", ones.view())]).unwrap();
+        assert!(outputs["y"].iter().all(|value| *value == 2.0));
+    }
+
+    #[test]
     fn a_rewritten_graph_gives_the_numbers_of_the_one_that_was_derived() {
         let runtime = load_runtime(None, 0).unwrap();
         let graph = derived(vec![RuleSetId::Gradient, RuleSetId::GuidedBackprop]);

@@ -280,8 +280,8 @@ fn nodes_without_a_rule_are_named_together() {
 
 #[test]
 fn attn_lrp_is_its_propositions() {
-    let first = [1.0, 2.0, -1.0, 0.5, 2.0, -1.0];
-    let second = [0.5, 1.0, 1.0, -1.0, 0.5, 2.0];
+    let first = [0.5, 0.4, -0.1, 0.3, 0.1, -0.2];
+    let second = [1.5, 1.0, 1.0, -1.0, 0.5, 2.0];
     let wide = |w: [f64; 6]| w.map(|value| value as f32).to_vec();
     let constants: &[(&str, &[usize], Vec<f32>)] = &[
         ("w", &[3, 2], wide(first)),
@@ -329,7 +329,7 @@ fn attn_lrp_is_its_propositions() {
     check(softmax, &back(first, of_z), "softmax");
     // Of a normalisation all goes to the numerator, or to the factor that is no inverse: 3.4.
     let all = back(first, [1.0, 0.0]);
-    let norm = |last: Vec<Node>| [vec![node("ReduceL2", &["z"], "n")], last].concat();
+    let norm = |last: Vec<Node>| [vec![node("Softplus", &["z"], "n")], last].concat();
     check(norm(vec![node("Div", &["z", "n"], "y")]), &all, "quotient");
     let inverse = vec![
         node("Div", &["one", "n"], "i"),
