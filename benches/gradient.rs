@@ -1,5 +1,6 @@
-//! What a batched gradient costs in forward passes: both through the engine as it serves, medians
-//! of alternated calls, one line a model. `cargo bench --bench gradient -- MODEL_FOLDER …`; without
+//! What a batched gradient costs in forward passes: both through the engine as it serves, with
+//! Winograd's convolutions and with ONNX Runtime's alone, medians of alternated calls, one line a
+//! model. `cargo bench --bench gradient -- MODEL_FOLDER …`; without
 //! folders, the bundled SqueezeNet.
 
 #![allow(
@@ -38,24 +39,28 @@ async fn main() -> anyhow::Result<()> {
     if folders.is_empty() {
         folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1"));
     }
-    let engine = Engine::start(&EngineSettings {
-        library: None,
-        providers: vec![Provider::Cpu],
-        threads: 0,
-        queue_rows: BATCH,
-        batch_rows: 4,
-        batch_bytes: 1 << 30,
-        session_bytes: 4 << 30,
-    })?;
+    let engine = |convolution_error| {
+        Engine::start(&EngineSettings {
+            library: None,
+            providers: vec![Provider::Cpu],
+            threads: 0,
+            convolution_error,
+            queue_rows: BATCH,
+            batch_rows: 4,
+            batch_bytes: 1 << 30,
+            session_bytes: 4 << 30,
+        })
+    };
+    let engines = [engine(0.0)?, engine(2e-5)?];
     for folder in folders {
-        compare(&engine, &folder)
+        compare(&engines, &folder)
             .await
             .with_context(|| folder.display().to_string())?;
     }
     Ok(())
 }
 
-async fn compare(engine: &Engine, folder: &Path) -> anyhow::Result<()> {
+async fn compare(engines: &[Engine; 2], folder: &Path) -> anyhow::Result<()> {
     let id = folder
         .file_name()
         .and_then(|name| name.to_str())
@@ -71,15 +76,21 @@ async fn compare(engine: &Engine, folder: &Path) -> anyhow::Result<()> {
             seed: Arc::new([(row, 1.0)]),
         })
         .collect();
-    let mut times = [vec![], vec![]];
+    let mut times = [const { vec![] }; 4];
     for _ in 0..=REPEATS {
-        times[0].push(time(engine, &model, vec![], &points).await?);
-        times[1].push(time(engine, &model, vec![RuleSetId::Gradient], &points).await?);
+        for (engine, times) in engines.iter().zip(times.chunks_exact_mut(2)) {
+            times[0].push(time(engine, &model, vec![], &points).await?);
+            times[1].push(time(engine, &model, vec![RuleSetId::Gradient], &points).await?);
+        }
     }
-    let [forward, gradient] = times.map(median);
+    let [stock_forward, stock_gradient, forward, gradient] = times.map(median);
+    let passes = |time: Duration, forward: Duration| time.as_secs_f64() / forward.as_secs_f64();
     println!(
-        "{id}: forward {forward:.0?}, gradient {gradient:.0?} for {BATCH} images: {:.2} forward passes",
-        gradient.as_secs_f64() / forward.as_secs_f64()
+        "{id}, {BATCH} images: forward {forward:.0?}, gradient {gradient:.0?}: {:.2} forward passes; ONNX Runtime alone \
+         {stock_forward:.0?}, {stock_gradient:.0?}: {:.2}; gradient in forward passes of ONNX Runtime {:.2}",
+        passes(gradient, forward),
+        passes(stock_gradient, stock_forward),
+        passes(gradient, stock_forward),
     );
     Ok(())
 }

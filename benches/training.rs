@@ -1,7 +1,7 @@
 //! What the gradient of all parameters costs in forward passes of the same engine, and beside one
 //! with the weights as inputs: medians of alternated calls in wall-clock and processor time.
-//! `cargo bench --bench training -- [--batch N] MODEL_FOLDER …`; without folders, the bundled
-//! SqueezeNet. `benches/peers/training.py` runs it beside PyTorch.
+//! `cargo bench --bench training -- [--batch N] [--convolution-error E] MODEL_FOLDER …`; without
+//! folders, the bundled SqueezeNet. `benches/peers/training.py` runs it beside PyTorch.
 
 #![allow(
     clippy::unwrap_used,
@@ -39,13 +39,19 @@ const TICK_MS: f64 = 10.0;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let (mut batch, mut folders) = (16, Vec::new());
+    let (mut batch, mut convolution_error, mut folders) = (16, 2e-5, Vec::new());
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--batch" => {
                 batch = arguments
                     .next()
                     .context("--batch takes a number")?
+                    .parse()?
+            }
+            "--convolution-error" => {
+                convolution_error = arguments
+                    .next()
+                    .context("--convolution-error takes a number")?
                     .parse()?
             }
             // `cargo bench` adds flags of its own.
@@ -60,6 +66,7 @@ async fn main() -> anyhow::Result<()> {
         library: None,
         providers: vec![Provider::Cpu],
         threads: 0,
+        convolution_error,
         queue_rows: batch,
         batch_rows: 4,
         batch_bytes: 8 << 30,

@@ -245,7 +245,7 @@ export function Explain({ hidden, models, cards, catalogue }) {
       <${Picker} picture=${picture} take=${take} busy=${predicting} />
       <section class="model" aria-label="Model">
         <${Select} label="Model" value=${modelId} onChange=${(id) => change({ model: id, target: "", against: "", classes: [] })} options=${models.map(({ id }) => id)} />
-        ${models.length > 1 && html`<${Select} label="Beside it" value=${beside} onChange=${(id) => change({ beside: id })} options=${[{ value: "", label: "no other model" }, ...models.filter(({ id }) => id !== modelId).map(({ id }) => ({ value: id, label: id }))]} />`}
+        ${models.length > 1 && html`<${Select} label="Beside it" value=${beside} onChange=${(id) => change({ beside: id })} options=${[{ value: "", label: "none" }, ...models.filter(({ id }) => id !== modelId).map(({ id }) => ({ value: id, label: id }))]} />`}
         ${summary?.warnings.length > 0 && html`<details class="warned"><summary>${summary.warnings.length} note${summary.warnings.length > 1 ? "s" : ""} on this model</summary><ul>${summary.warnings.map((warning) => html`<li key=${warning}>${warning}</li>`)}</ul></details>`}
       </section>
       ${predicted && html`<${Predictions} predictions=${predicted.predictions} labels=${labels} />`}

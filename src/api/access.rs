@@ -17,7 +17,7 @@ use axum::{
 use hyper::body::{Frame, SizeHint};
 use tracing::{Instrument, Span, field::Empty};
 
-use super::{REQUEST_ID, problem::RefusedParameter};
+use super::{REQUEST_ID, problem::Refusal};
 use crate::{telemetry::names, text::excerpt};
 
 /// The header of W3C Trace Context.
@@ -33,15 +33,6 @@ const PROBES: [&str; 6] = [
     "/v2/health/live",
     "/v2/health/ready",
 ];
-
-/// Why a request was refused: for its line in the log, and for answers in other forms; carried in the
-/// response's extensions.
-#[derive(Clone, Debug)]
-pub(super) struct Refusal {
-    pub code: String,
-    pub detail: String,
-    pub errors: Vec<RefusedParameter>,
-}
 
 /// Runs a request in its span, measures it, and logs it when the last byte of its response is
 /// taken, or nobody wants it any more.

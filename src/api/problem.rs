@@ -8,10 +8,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    access::Refusal,
-    codes::{ApiError, Code, RefusedCost, code_of},
-};
+use super::codes::{ApiError, Code, RefusedCost, code_of};
 use crate::{faults::Fault, telemetry::names, text::cut};
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -50,6 +47,15 @@ pub struct RefusedParameter {
     pub message: String,
     /// What would be accepted: values, ranges or names.
     pub allowed: Vec<String>,
+}
+
+/// Why a request was refused: for its line in the log, and for answers in other forms; carried in the
+/// response's extensions.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub code: String,
+    pub detail: String,
+    pub errors: Vec<RefusedParameter>,
 }
 
 fn is_none(count: &usize) -> bool {

@@ -18,7 +18,12 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Api, access::Refusal, contents::join, problem::RefusedParameter, reply};
+use super::{
+    Api,
+    contents::join,
+    problem::{Refusal, RefusedParameter},
+    reply,
+};
 use crate::{
     app::{
         App, AppError, Predicted, StageTimes, answer,

@@ -82,12 +82,7 @@ impl App {
         } = self.split(inputs, &plan.model).await?;
         check_inputs(&plan, &inputs)?;
         let count = inputs.len();
-        let parameters = inputs.iter().enumerate().map(|(at, item)| {
-            let own = plan.parameters_of(at);
-            let found = at_size(own, &plan.given, &plan.model, &item.model);
-            found.map_err(|error| locate(error.into(), at, count))
-        });
-        let parameters = parameters.collect::<Result<Vec<_>, _>>()?;
+        let parameters = parameters_of(&plan, &inputs)?;
         let costs = inputs.iter().zip(&parameters);
         let costs = costs.map(|(item, own)| driver::cost(&item.model, [own].into_iter()).0);
         let _admitted = self
@@ -280,6 +275,28 @@ struct Task {
     /// Of each input, for its size.
     parameters: Vec<Parameters>,
     uploads: ReadUploads,
+}
+
+/// The parameters of each input, resolved once for inputs of equal size.
+fn parameters_of(plan: &Plan, inputs: &[Item]) -> Result<Vec<Parameters>, AppError> {
+    let mut known: Vec<(&Arc<Model>, Parameters)> = Vec::new();
+    let mut parameters = Vec::with_capacity(inputs.len());
+    for (at, Item { model, .. }) in inputs.iter().enumerate() {
+        let own = plan.parameters_of(at);
+        let target = own.target;
+        let found = known.iter().find(|(of, _)| Arc::ptr_eq(of, model));
+        let sized = match found {
+            Some((_, sized)) => sized.clone(),
+            None => {
+                let sized = at_size(own, &plan.given, &plan.model, model);
+                let sized = sized.map_err(|error| locate(error.into(), at, inputs.len()))?;
+                known.push((model, sized.clone()));
+                sized
+            }
+        };
+        parameters.push(Parameters { target, ..sized });
+    }
+    Ok(parameters)
 }
 
 /// The parameters for a model of another size than the one that they were resolved for, from what

@@ -94,6 +94,7 @@ pub fn engine_settings(settings: &Settings) -> EngineSettings {
         library: Some(settings.onnxruntime.clone()),
         providers: settings.providers.clone(),
         threads: settings.threads,
+        convolution_error: settings.convolution_error,
         queue_rows: settings.queue_rows,
         batch_rows: settings.batch_rows,
         batch_bytes: (settings.batch_memory_mib as usize).saturating_mul(MIB),

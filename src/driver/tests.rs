@@ -40,6 +40,7 @@ fn engine() -> Engine {
         library: None,
         providers: vec![Provider::Cpu],
         threads: 2,
+        convolution_error: 2e-5,
         queue_rows: 1000,
         batch_rows: 8,
         batch_bytes: 1 << 30,

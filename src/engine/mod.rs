@@ -160,6 +160,9 @@ pub struct EngineSettings {
     pub providers: Vec<Provider>,
     /// Intra-op threads on the CPU; 0: one per core.
     pub threads: usize,
+    /// The most that a convolution on the CPU may lose by Winograd's algorithm, as a share of its
+    /// largest output; 0: ONNX Runtime computes all.
+    pub convolution_error: f64,
     /// Rows that may wait.
     pub queue_rows: usize,
     /// The most rows of one batch; more where threads or large weights would be used badly.

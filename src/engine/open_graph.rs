@@ -69,6 +69,9 @@ impl ExecutionPlan {
 pub(super) struct OpenGraph {
     key: Arc<SessionKey>,
     plan: ExecutionPlan,
+    convolution_error: f64,
+    /// Bytes of transformed weights, which all sessions share.
+    transformed_bytes: usize,
     /// Length of the cotangent of the head, if the graph takes one.
     classes: Option<usize>,
     first: Mutex<OrtSession>,
@@ -85,13 +88,16 @@ impl OpenGraph {
         key: Arc<SessionKey>,
         graph: &Graph,
         provider: Provider,
+        convolution_error: f64,
         plan: ExecutionPlan,
     ) -> Result<Self, RuntimeError> {
         let classes = match &*key {
             SessionKey::Rows(key) => classes(key, graph),
             SessionKey::Whole(_) => None,
         };
-        let encoded = Encoded::new(runtime, with_batch(graph, plan.batch), provider)?;
+        let graph = with_batch(graph, plan.batch);
+        let encoded = Encoded::new(runtime, graph, provider, convolution_error)?;
+        let transformed_bytes = encoded.transformed_bytes();
         let first = Mutex::new(OrtSession::open_encoded(
             runtime,
             &encoded,
@@ -102,6 +108,8 @@ impl OpenGraph {
         Ok(Self {
             key,
             plan,
+            convolution_error,
+            transformed_bytes,
             classes,
             first,
             encoded,
@@ -122,6 +130,10 @@ impl OpenGraph {
     /// The number of open sessions.
     pub(super) fn count(&self) -> usize {
         1 + self.copies.get().map_or(0, |_| self.plan.copies)
+    }
+
+    pub(super) fn transformed_bytes(&self) -> usize {
+        self.transformed_bytes
     }
 
     /// Whether the sessions for the next batch are open, while `rows` rows wait.
@@ -149,6 +161,7 @@ impl OpenGraph {
                 runtime,
                 with_batch(graph()?.as_ref(), Some(rows)),
                 Provider::Cpu,
+                self.convolution_error,
             )?,
         };
         let open = || OrtSession::open_encoded(runtime, &encoded, Threads::Own(threads));

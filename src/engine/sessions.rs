@@ -26,6 +26,7 @@ pub(super) struct Sessions {
     runtime: &'static Runtime,
     provider: Provider,
     threads: usize,
+    convolution_error: f64,
     batch_rows: usize,
     batch_bytes: usize,
     session_bytes: usize,
@@ -43,7 +44,7 @@ struct Open {
 
 impl Open {
     fn bytes(&self) -> usize {
-        self.bytes * self.sessions.count()
+        self.bytes * self.sessions.count() + self.sessions.transformed_bytes()
     }
 }
 
@@ -66,6 +67,7 @@ impl Sessions {
         settings: &EngineSettings,
     ) -> Self {
         let EngineSettings {
+            convolution_error,
             batch_rows,
             batch_bytes,
             session_bytes,
@@ -81,6 +83,7 @@ impl Sessions {
             runtime,
             provider,
             threads,
+            convolution_error,
             batch_rows,
             batch_bytes,
             session_bytes,
@@ -111,7 +114,14 @@ impl Sessions {
         }
         let bytes = own_bytes(graph, &key.model().graph);
         let plan = self.plan(key, graph, row_bytes, bytes);
-        let sessions = OpenGraph::open(self.runtime, key.clone(), graph, self.provider, plan)?;
+        let sessions = OpenGraph::open(
+            self.runtime,
+            key.clone(),
+            graph,
+            self.provider,
+            self.convolution_error,
+            plan,
+        )?;
         let ExecutionPlan {
             rows,
             copies,

@@ -99,7 +99,7 @@ fn try_out_within(
     let open = |reason: RuntimeError| TrialError::Open {
         reason: reason.to_string(),
     };
-    let encoded = Encoded::new(runtime, with_batch(&derived, Some(1)), provider)
+    let encoded = Encoded::new(runtime, with_batch(&derived, Some(1)), provider, 0.0)
         .map_err(open)?
         .as_it_is();
     let mut session = OrtSession::open_encoded(runtime, &encoded, Threads::Shared).map_err(open)?;

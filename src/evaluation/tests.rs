@@ -155,6 +155,7 @@ pub(super) async fn driven(case: &Case, runs: Vec<MetricRun>) -> (Vec<Measuremen
         library: None,
         providers: vec![Provider::Cpu],
         threads: 1,
+        convolution_error: 2e-5,
         queue_rows: 100,
         batch_rows: 8,
         batch_bytes: 1 << 20,

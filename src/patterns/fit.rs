@@ -381,6 +381,7 @@ mod tests {
             library: None,
             providers: vec![Provider::Cpu],
             threads: 0,
+            convolution_error: 2e-5,
             queue_rows: 8,
             batch_rows: 4,
             batch_bytes: 1 << 30,

@@ -114,6 +114,14 @@ impl Layers {
                     return;
                 }
             },
+            Some(Value::Float(_)) => match text.trim().parse() {
+                Ok(number) => Value::Float(number),
+                Err(_) => {
+                    self.faults
+                        .push(format!("{source}: {text:?} is not a number"));
+                    return;
+                }
+            },
             Some(_) => Value::String(text.to_owned()),
         };
         self.merged.insert(key.to_owned(), value);
@@ -213,6 +221,11 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
     let threads = fields.take::<usize>("threads", &["0 (all cores) to 1024"], |threads| {
         *threads <= 1024
     });
+    let convolution_error = fields.take(
+        "convolution_error",
+        &["a number from 0 to 0.001"],
+        |error: &f64| (0.0..=1e-3).contains(error),
+    );
     let max_upload_bytes = fields.take("max_upload_bytes", POSITIVE, |bytes| *bytes > 0usize);
     let body_memory_mib = fields.take("body_memory_mib", POSITIVE, |mib| *mib > 0u64);
     let max_connections = fields.take("max_connections", POSITIVE, |connections| {
@@ -282,6 +295,7 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
         onnxruntime: onnxruntime?,
         providers: providers?,
         threads,
+        convolution_error: convolution_error?,
         max_upload_bytes: max_upload_bytes?,
         body_memory_mib: body_memory_mib?,
         max_connections: max_connections?,

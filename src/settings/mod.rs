@@ -49,6 +49,7 @@ pub struct Settings {
     pub providers: Vec<Provider>,
     /// At least 1.
     pub threads: usize,
+    pub convolution_error: f64,
     pub max_upload_bytes: usize,
     pub body_memory_mib: u64,
     pub max_connections: usize,

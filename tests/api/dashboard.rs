@@ -8,7 +8,7 @@ use std::{
 
 use axum::{body::Body, http::Request};
 
-use crate::client::{Answered, get, send};
+use crate::client::{Answered, get, send, with};
 
 /// What a text names between quotes after `start`.
 fn named<'a>(text: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
@@ -27,7 +27,7 @@ fn policy(answer: &Answered) -> BTreeMap<String, String> {
 
 #[tokio::test]
 async fn the_page_and_all_that_it_loads_are_in_the_binary_and_of_this_server() {
-    let page = send(get("/")).await;
+    let page = send(with(get("/"), "accept", "text/html,*/*;q=0.8")).await;
     assert_eq!(
         (page.status.as_u16(), page.header("content-type")),
         (200, Some("text/html; charset=utf-8"))

@@ -393,7 +393,7 @@ async fn quantised_nets_are_run_and_explained_by_surrogates_where_floats_stand_b
         (
             "pairs",
             "guided_backprop",
-            ["qz (QuantizeLinear", "method of the gradient"],
+            ["(QuantizeLinear", "method of the gradient"],
         ),
         (
             "operators",

@@ -73,6 +73,8 @@ fn told(answer: &Answered) -> (u16, String) {
 
 #[tokio::test]
 async fn v1_predicts_and_explains_instances() {
+    // What KServe's client takes for a sign of life.
+    assert_eq!(send(get("/")).await.answer(), json!({ "status": "alive" }));
     let models = send(get("/v1/models")).await.answer();
     assert!(
         models["models"]

@@ -258,7 +258,7 @@ def work_with_data_sets_and_jobs(page):
         archive.write(PHOTO, "tiger_cat/chelsea.png")
         archive.write(ROOT / "examples/jaguar.webp", "jaguar/jaguar.webp")
     page.get_by_role("link", name="Data sets").click()
-    page.get_by_role("button", name="Upload").click()
+    page.get_by_role("button", name="Upload", exact=True).click()
     page.get_by_label("Archive").set_input_files("pets.zip")
     page.locator("form.upload").get_by_role("button", name="Upload").click()
     expect(page.locator(".thumbs img")).to_have_count(2)
@@ -317,7 +317,7 @@ def start_job(page, kind, methods, fields, metrics=()):
 def upload_a_model(page):
     """Two versions of a model, next to one another."""
     page.get_by_role("link", name="Models").click()
-    page.get_by_role("button", name="Upload").click()
+    page.get_by_role("button", name="Upload", exact=True).click()
     form = page.locator("form.upload")
     form.get_by_label("Name").fill("mine")
     form.get_by_label("ONNX file").set_input_files(MODEL / "model.onnx")

@@ -42,6 +42,7 @@ async fn gradients_change_with_the_model_and_guided_backpropagation_stays() {
         library: None,
         providers: vec![Provider::Cpu],
         threads: 2,
+        convolution_error: 2e-5,
         queue_rows: 100,
         batch_rows: 8,
         batch_bytes: 1 << 28,

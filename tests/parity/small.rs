@@ -145,6 +145,7 @@ pub fn engine() -> Engine {
         library: None,
         providers: vec![Provider::Cpu],
         threads: 1,
+        convolution_error: 2e-5,
         queue_rows: 10_000,
         batch_rows: 128,
         batch_bytes: 1 << 28,

@@ -73,6 +73,7 @@ fn surroundings(memory_mib: usize) -> Surroundings {
         library: None,
         providers: vec![Provider::Cpu],
         threads: 2,
+        convolution_error: 2e-5,
         queue_rows: 64,
         batch_rows: 4,
         batch_bytes: 1 << 30,

@@ -19,7 +19,7 @@ use tempfile::{NamedTempFile, TempDir};
 use super::{Runtime, RuntimeError, Threads, configure, open_error};
 use crate::engine::{
     cpu::{
-        fuse, nchwc, parameters,
+        convolution, fuse, nchwc, parameters,
         weights::{Lent, lend},
     },
     provider::Provider,
@@ -37,6 +37,8 @@ pub struct Encoded {
     model: ModelBytes,
     /// Weights that sessions read outside of the encoded graph.
     lent: Vec<Lent>,
+    /// Bytes of those that were transformed (`cpu/convolution.rs`).
+    transformed_bytes: usize,
     provider: Provider,
     /// Whether sessions are opened without the runtime's optimiser.
     optimised: bool,
@@ -58,8 +60,14 @@ const DATA: &str = "model.onnx.data";
 
 impl Encoded {
     /// Encodes a graph. On the CPU, large matrices stay outside, where sessions read them, and
-    /// custom operators replace some nodes (`cpu/mod.rs`).
-    pub fn new(runtime: &Runtime, graph: Graph, provider: Provider) -> Result<Self, RuntimeError> {
+    /// custom operators replace some nodes (`cpu/mod.rs`); `convolution_error`: see
+    /// [`crate::engine::EngineSettings`].
+    pub fn new(
+        runtime: &Runtime,
+        graph: Graph,
+        provider: Provider,
+        convolution_error: f64,
+    ) -> Result<Self, RuntimeError> {
         if provider != Provider::Cpu {
             return Ok(Self::of(
                 ModelBytes::encode(&graph, LARGEST_MODEL)?,
@@ -73,13 +81,23 @@ impl Encoded {
         let fused = parameters::fuse(graph, &types)
             .and_then(fuse::fuse)
             .map_err(failed)?;
-        let (graph, lent) = lend(fused);
-        if nchwc::is_rewritable(&graph) {
-            match optimise(runtime, &graph, &types) {
-                Ok(model) => {
+        let (graph, mut lent) = lend(fused);
+        let winograd = runtime
+            .block_size
+            .filter(|block_size| convolution_error > 0.0 && winograd::suits(*block_size))
+            .map(|block_size| (block_size, convolution_error));
+        let is_faster = winograd
+            .is_some_and(|(block_size, _)| convolution::applies(&graph, &types, block_size));
+        if nchwc::is_small(&graph) && (is_faster || nchwc::is_rewritable(&graph)) {
+            match optimise(runtime, &graph, &types, winograd) {
+                Ok((model, filters)) => {
+                    let sizes = filters.iter().map(|filter| filter.literal.bytes.len());
+                    let transformed_bytes = sizes.sum();
+                    lent.extend(filters);
                     return Ok(Self {
                         model,
                         lent,
+                        transformed_bytes,
                         provider,
                         optimised: true,
                     });
@@ -109,6 +127,7 @@ impl Encoded {
         Self {
             model,
             lent: Vec::new(),
+            transformed_bytes: 0,
             provider,
             optimised: false,
         }
@@ -129,6 +148,11 @@ impl Encoded {
     /// The weights that every run of a session takes as inputs.
     pub fn lent(&self) -> &[Lent] {
         &self.lent
+    }
+
+    /// Bytes of the transformed weights among [`Self::lent`].
+    pub fn transformed_bytes(&self) -> usize {
+        self.transformed_bytes
     }
 
     pub(super) fn open(&self, mut builder: SessionBuilder) -> Result<Session, RuntimeError> {
@@ -185,9 +209,15 @@ impl ModelBytes {
     }
 }
 
-/// The graph after the runtime's optimiser and the rewrites of `cpu/nchwc.rs`. `types`: of the
-/// graph as it was derived.
-fn optimise(runtime: &Runtime, graph: &Graph, types: &Types) -> Result<ModelBytes, RuntimeError> {
+/// The graph after the runtime's optimiser and the rewrites of `cpu/nchwc.rs` and, with a block size
+/// and the most error, `cpu/convolution.rs`; further weights that sessions take as inputs. `types`:
+/// of the graph as it was derived.
+fn optimise(
+    runtime: &Runtime,
+    graph: &Graph,
+    types: &Types,
+    winograd: Option<(usize, f64)>,
+) -> Result<(ModelBytes, Vec<Lent>), RuntimeError> {
     let failed = |error: OnnxError| RuntimeError::Open {
         reason: error.to_string(),
     };
@@ -225,7 +255,13 @@ fn optimise(runtime: &Runtime, graph: &Graph, types: &Types) -> Result<ModelByte
             }
         })?;
     let rewritten = nchwc::rewrite(optimised, types, runtime.block_size).map_err(failed)?;
-    ModelBytes::encode(&rewritten, LARGEST_MODEL)
+    let (rewritten, filters) = match winograd {
+        Some((block_size, most_error)) => {
+            convolution::rewrite(rewritten, types, block_size, most_error).map_err(failed)?
+        }
+        None => (rewritten, vec![]),
+    };
+    Ok((ModelBytes::encode(&rewritten, LARGEST_MODEL)?, filters))
 }
 
 fn write_file(bytes: &[u8]) -> std::io::Result<NamedTempFile> {
@@ -392,7 +428,7 @@ mod tests {
         let bytes = write_model(&graph).unwrap();
         let mut plain =
             OrtSession::open_bytes(runtime, bytes, Provider::Cpu, Threads::Shared).unwrap();
-        let encoded = Encoded::new(runtime, graph.clone(), Provider::Cpu).unwrap();
+        let encoded = Encoded::new(runtime, graph.clone(), Provider::Cpu, 0.0).unwrap();
         assert!(encoded.optimised);
         let x = Tensor::from_shape_fn(SHAPE.to_vec(), |at| {
             drawn(at[0] * 7919 + at[1] * 631 + at[2] * 20 + at[3])
@@ -423,7 +459,9 @@ mod tests {
     fn masks_become_relu_gradients_and_pools_stay_in_nchwc() {
         let runtime = load_runtime(None, 0).unwrap();
         let graph = derived(vec![RuleSetId::Gradient]);
-        let ModelBytes::Memory(model) = Encoded::new(runtime, graph, Provider::Cpu).unwrap().model
+        let ModelBytes::Memory(model) = Encoded::new(runtime, graph, Provider::Cpu, 0.0)
+            .unwrap()
+            .model
         else {
             panic!("a small model in a file");
         };
@@ -445,7 +483,7 @@ mod tests {
         let runtime = load_runtime(None, 0).unwrap();
         let mut graph = one_node();
         assert!(
-            !Encoded::new(runtime, graph.clone(), Provider::Cpu)
+            !Encoded::new(runtime, graph.clone(), Provider::Cpu, 0.0)
                 .unwrap()
                 .optimised
         );
@@ -524,7 +562,7 @@ mod tests {
     fn weights_that_are_inputs_stay_in_nchwc_and_give_the_numbers_of_the_derived_graph() {
         let runtime = load_runtime(None, 0).unwrap();
         let derived = parameter_gradients(&residual(), Head::Logits, &Parameters::All).unwrap();
-        let encoded = Encoded::new(runtime, derived.graph.clone(), Provider::Cpu).unwrap();
+        let encoded = Encoded::new(runtime, derived.graph.clone(), Provider::Cpu, 0.0).unwrap();
         let ModelBytes::Memory(model) = &encoded.model else {
             panic!("a small model in a file");
         };
@@ -587,6 +625,165 @@ mod tests {
                     .map(|(a, b)| (a - b).abs());
                 assert!(gaps.fold(0.0, f32::max) <= 3e-6 * largest, "{name}");
             }
+        }
+    }
+
+    /// Convolutions of 3 x 3 taps, one beside a residual connection, one to 20 channels, which are no
+    /// whole blocks; two rows.
+    fn stacked() -> Graph {
+        let value = |name: &str, row: &[usize]| ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(
+                Element::Float,
+                [Dim::from("n")]
+                    .into_iter()
+                    .chain(row.iter().map(|&size| size.into()))
+                    .collect(),
+            ),
+        };
+        let mut initializers = indexmap::IndexMap::new();
+        let mut convolution =
+            |from: &str, to: &str, channels: [usize; 2], size: usize, pad: i64| {
+                let [inputs, outputs] = channels;
+                let [weight, bias] = ["weight", "bias"].map(|part| format!("{to}.{part}"));
+                let count = outputs * inputs * size * size;
+                let values: Vec<f32> = (0..count).map(|index| drawn(index * 3 + outputs)).collect();
+                let literal = Literal::from_f32s(&[outputs, inputs, size, size], &values);
+                initializers.insert(weight.clone(), literal);
+                initializers.insert(
+                    bias.clone(),
+                    Literal::from_f32s(&[outputs], &values[..outputs]),
+                );
+                Node::new("Conv", [from, &weight, &bias], [to])
+                    .with("kernel_shape", vec![size as i64; 2])
+                    .with("pads", vec![pad; 4])
+            };
+        let nodes = vec![
+            convolution("x", "a", [3, 32], 3, 1),
+            Node::new("Relu", ["a"], ["ra"]),
+            convolution("ra", "b", [32, 32], 3, 1),
+            Node::new("Relu", ["b"], ["rb"]),
+            convolution("rb", "c", [32, 48], 3, 1),
+            convolution("ra", "p", [32, 48], 1, 0),
+            Node::new("Add", ["c", "p"], ["s"]),
+            Node::new("Relu", ["s"], ["rs"]),
+            convolution("rs", "d", [48, 20], 3, 0),
+            Node::new("Relu", ["d"], ["rd"]),
+            Node::new("GlobalAveragePool", ["rd"], ["means"]),
+            Node::new("Flatten", ["means"], ["out"]),
+        ];
+        Graph {
+            name: "stacked".into(),
+            opset_imports: [(String::new(), 17)].into(),
+            inputs: vec![value("x", &SHAPE[1..])],
+            outputs: vec![value("out", &[20])],
+            initializers,
+            nodes,
+            ..Graph::default()
+        }
+    }
+
+    fn read(encoded: &Encoded) -> Graph {
+        let ModelBytes::Memory(model) = &encoded.model else {
+            panic!("a small model in a file");
+        };
+        read_bytes(model.clone().into(), None).unwrap()
+    }
+
+    /// Asserts that the outputs are those of the runtime's own convolutions, with any threads.
+    fn assert_close(graph: &Graph, encoded: &Encoded, inputs: &[(&str, Tensor)], most: f32) {
+        let runtime = load_runtime(None, 0).unwrap();
+        let views: Vec<_> = inputs
+            .iter()
+            .map(|(name, value)| (*name, value.view()))
+            .collect();
+        let bytes = write_model(graph).unwrap();
+        let mut plain =
+            OrtSession::open_bytes(runtime, bytes, Provider::Cpu, Threads::Shared).unwrap();
+        let expected = plain.run(&views).unwrap();
+        let [found, single] = [Threads::Shared, Threads::Own(1)].map(|threads| {
+            let mut session = OrtSession::open_encoded(runtime, encoded, threads).unwrap();
+            session.run(&views).unwrap()
+        });
+        assert_eq!(found, single, "numbers depend on the threads");
+        for (name, expected) in &expected {
+            let largest = expected
+                .iter()
+                .fold(0.0_f32, |most, value| most.max(value.abs()));
+            let gaps = expected
+                .iter()
+                .zip(&found[name])
+                .map(|(a, b)| (a - b).abs());
+            let gap = gaps.fold(0.0, f32::max);
+            assert!(
+                largest > 0.0 && gap <= most * largest,
+                "{name}: {gap:e} of {largest}"
+            );
+        }
+    }
+
+    #[test]
+    fn winograd_convolutions_give_the_numbers_of_the_runtime_s() {
+        let runtime = load_runtime(None, 0).unwrap();
+        let suits = runtime.block_size.is_some_and(winograd::suits);
+        let image = || {
+            Tensor::from_shape_fn(SHAPE.to_vec(), |at| {
+                drawn(at[0] * 7919 + at[1] * 631 + at[2] * 20 + at[3])
+            })
+        };
+        let seed = || Tensor::from_shape_fn(vec![2, 20], |at| drawn(at[0] * 16 + at[1]));
+        let source = stacked();
+        let derived = |spec| with_batch(&derive(&source, &spec, None).unwrap().graph, Some(2));
+        let (forward, gradient) = (
+            derived(DeriveSpec::forward()),
+            derived(DeriveSpec::of(vec![RuleSetId::Gradient])),
+        );
+        let encode = |graph: &Graph, error: f64| {
+            Encoded::new(runtime, graph.clone(), Provider::Cpu, error).unwrap()
+        };
+        let encoded = [encode(&forward, 2e-5), encode(&gradient, 2e-5)];
+        assert_close(&forward, &encoded[0], &[("x", image())], 1e-5);
+        let inputs = [("x", image()), ("seed", seed())];
+        assert_close(&gradient, &encoded[1], &inputs, 1e-5);
+        let of = |graph: &Graph, op_type: &str| count(&read(&encode(graph, 2e-5)), op_type);
+        if suits {
+            // Forward, two convolutions are left to the runtime: of the image, and with one tap.
+            let counts = [&forward, &gradient].map(|graph| of(graph, operators::WINOGRAD_CONV));
+            assert_eq!(counts, [3, 7]);
+            // That of the global average, and that of the sum of two gradients.
+            assert!(of(&gradient, operators::RELU_GRADIENT) <= 2);
+            // Forward weights are in memory once.
+            let [first, second] = encoded.each_ref().map(|encoded| {
+                let addresses = encoded
+                    .lent()
+                    .iter()
+                    .map(|lent| lent.literal.bytes.as_ptr());
+                addresses.collect::<Vec<_>>()
+            });
+            assert_eq!([first.len(), second.len()], [3, 7]);
+            assert!(first.iter().all(|address| second.contains(address)));
+        }
+        for error in [0.0, 1e-9] {
+            let plain = read(&encode(&gradient, error));
+            assert_eq!(count(&plain, operators::WINOGRAD_CONV), 0);
+        }
+
+        let training = parameter_gradients(&source, Head::Logits, &Parameters::All).unwrap();
+        let mut inputs = vec![("x", image()), ("seed", seed())];
+        inputs.extend(training.parameters.iter().map(|one| {
+            let values = one.value.to_f32s().unwrap();
+            let shape = one.value.shape.clone();
+            (
+                one.name.as_str(),
+                Tensor::from_shape_vec(shape, values).unwrap(),
+            )
+        }));
+        let encoded = encode(&training.graph, 2e-5);
+        assert_close(&training.graph, &encoded, &inputs, 2e-5);
+        if suits {
+            let counts = [operators::WINOGRAD_CONV, operators::WINOGRAD_FILTER]
+                .map(|op_type| count(&read(&encoded), op_type));
+            assert_eq!(counts, [6, 6]);
         }
     }
 }

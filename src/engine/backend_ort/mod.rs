@@ -315,14 +315,18 @@ impl RunStop {
 }
 
 impl OrtSession {
-    /// Opens a session of a graph.
+    /// Opens a session of a graph, whose convolutions are the runtime's.
     pub fn open(
         runtime: &Runtime,
         graph: Graph,
         provider: Provider,
         threads: Threads,
     ) -> Result<Self, RuntimeError> {
-        Self::open_encoded(runtime, &Encoded::new(runtime, graph, provider)?, threads)
+        Self::open_encoded(
+            runtime,
+            &Encoded::new(runtime, graph, provider, 0.0)?,
+            threads,
+        )
     }
 
     pub fn open_encoded(

@@ -8,6 +8,8 @@ use ort::{
     value::{Shape, SymbolicDimensions, TensorElementType, ValueType},
 };
 use parking_lot::Mutex;
+use std::cell::RefCell;
+use winograd::{Convolution as WinogradConvolution, Epilogue, Filter as WinogradFilter, Scratch};
 
 use crate::engine::cpu::{
     filter::Filter,
@@ -29,7 +31,9 @@ pub(super) fn domain() -> ort::Result<OperatorDomain> {
         .add(ReluGradientOp)?
         .add(ConvWeightGradientOp)?
         .add(NchwcConvInputGradientOp)?
-        .add(NchwcFilterOp)
+        .add(NchwcFilterOp)?
+        .add(WinogradConvOp)?
+        .add(WinogradFilterOp)
 }
 
 const FLOATS: OperatorInput = OperatorInput::required(TensorElementType::Float32);
@@ -721,6 +725,208 @@ impl Kernel for Filter {
         let blocks = packed.chunks_exact_mut(self.block_len()).enumerate();
         deal(context, blocks, |(block, to)| {
             self.pack(weight, [first, second], *block, to);
+        })
+    }
+}
+
+/// `WinogradConv(x, filter, bias, sum, gate) -> y`; rows of tiles and blocks of y are distributed
+/// over the runtime's threads.
+struct WinogradConvOp;
+
+struct WinogradConv {
+    /// Of y.
+    channels: usize,
+    /// Before the first row and column, and after the last.
+    pads: [usize; 4],
+    block_size: usize,
+    relu: bool,
+}
+
+impl Operator for WinogradConvOp {
+    type Kernel<'attributes> = WinogradConv;
+
+    fn name(&self) -> &str {
+        operators::WINOGRAD_CONV
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        const OPTIONAL: OperatorInput = OperatorInput::optional(TensorElementType::Float32);
+        [FLOATS, FLOATS, OPTIONAL, OPTIONAL, OPTIONAL]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        let channels = context.attr::<i64>("channels")?;
+        let pads = context.attr::<Vec<i64>>("pads")?;
+        let Some(mut y) = context.inputs().into_iter().next() else {
+            return Ok(());
+        };
+        if let (ValueType::Tensor { shape, .. }, [top, left, bottom, right]) = (&mut y, &pads[..])
+            && let [_, y_channels, height, width] = &mut shape[..]
+        {
+            *y_channels = channels;
+            for (size, pads) in [(height, top + bottom), (width, left + right)] {
+                // Below 0 where it is not known.
+                *size = if *size < 0 { *size } else { *size + pads - 2 };
+            }
+        }
+        context.set_output(0, &y)
+    }
+
+    fn create_kernel<'attributes>(
+        &self,
+        context: &KernelContext<'attributes>,
+    ) -> ort::Result<WinogradConv> {
+        let pads = context.get::<Vec<i64>>("pads").unwrap_or_default();
+        let pads: Vec<usize> = pads.iter().filter_map(|&pad| pad.try_into().ok()).collect();
+        Ok(WinogradConv {
+            channels: size(context, "channels").ok_or_else(absent)?,
+            pads: pads.try_into().map_err(|_| absent())?,
+            block_size: size(context, "block_size").ok_or_else(absent)?,
+            relu: context.get::<i64>("relu").is_some_and(|flag| flag != 0),
+        })
+    }
+}
+
+thread_local! {
+    /// What a thread's tasks work in. Bounded by the convolutions that `cpu/convolution.rs` takes.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Kernel for WinogradConv {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let given = context.num_inputs()?;
+        let mut inputs = Vec::new();
+        for index in 0..5 {
+            let is_given = index < given;
+            inputs.push(
+                is_given
+                    .then(|| context.input(index))
+                    .transpose()?
+                    .flatten(),
+            );
+        }
+        let floats = |index: usize| -> ort::Result<Option<(&Shape, &[f32])>> {
+            let value = inputs.get(index).and_then(Option::as_ref);
+            value
+                .map(|value| value.try_extract_tensor::<f32>())
+                .transpose()
+        };
+        let values = |index: usize| Ok::<_, ort::Error>(floats(index)?.map(|(_, values)| values));
+        let (x_shape, x) = floats(0)?.ok_or_else(absent)?;
+        let sizes: Vec<usize> = x_shape.iter().map(|&size| size as usize).collect();
+        let [batch, channels, height, width] = sizes[..] else {
+            return Err(absent());
+        };
+        let [top, left, bottom, right] = self.pads;
+        let behind = [height + top + bottom, width + left + right];
+        let [out_height, out_width] = behind.map(|size| size.saturating_sub(2));
+        let convolution = WinogradConvolution {
+            batch,
+            input: [channels, height, width],
+            output: [self.channels, out_height, out_width],
+            pads: [top, left],
+            block_size: self.block_size,
+            x,
+            filter: values(1)?.ok_or_else(absent)?,
+            epilogue: Epilogue {
+                bias: values(2)?,
+                sum: values(3)?,
+                relu: self.relu,
+                gate: values(4)?,
+            },
+        };
+        if !convolution.is_consistent() {
+            return Err(ort::Error::new(
+                "WinogradConv: the inputs do not fit each other",
+            ));
+        }
+        let shape = [batch, self.channels, out_height, out_width].map(|size| size as i64);
+        let mut y = context.output(0, shape)?.ok_or_else(absent)?;
+        let (_, y) = y.try_extract_tensor_mut::<f32>()?;
+        deal(context, convolution.tasks(y).into_iter(), |task| {
+            SCRATCH.with_borrow_mut(|scratch| convolution.run(task, scratch));
+        })
+    }
+}
+
+/// `WinogradFilter(w) -> filter`; panels are distributed over the runtime's threads.
+struct WinogradFilterOp;
+
+struct WinogradWeight(WinogradFilter);
+
+impl Operator for WinogradFilterOp {
+    type Kernel<'attributes> = WinogradWeight;
+
+    fn name(&self) -> &str {
+        operators::WINOGRAD_FILTER
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [FLOATS]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        let sizes = context.attr::<Vec<i64>>("shape")?;
+        let [outputs, inputs] = sizes[..] else {
+            return Ok(());
+        };
+        context.set_output(
+            0,
+            &floats(&[outputs * inputs * WinogradFilter::POINTS as i64]),
+        )
+    }
+
+    fn create_kernel<'attributes>(
+        &self,
+        context: &KernelContext<'attributes>,
+    ) -> ort::Result<WinogradWeight> {
+        let [outputs, inputs] = sizes(context, "shape")?;
+        let block_size = size(context, "block_size").ok_or_else(absent)?;
+        if [outputs, inputs]
+            .iter()
+            .any(|channels| !channels.is_multiple_of(block_size))
+        {
+            return Err(ort::Error::new(
+                "WinogradFilter: shape must be in whole blocks",
+            ));
+        }
+        Ok(WinogradWeight(WinogradFilter {
+            outputs,
+            inputs,
+            block_size,
+            flipped: context.get::<i64>("flipped").is_some_and(|flag| flag != 0),
+        }))
+    }
+}
+
+impl Kernel for WinogradWeight {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let weight = context.input(0)?.ok_or_else(absent)?;
+        let (shape, weight) = weight.try_extract_tensor::<f32>()?;
+        let given: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
+        let [first, second, 3, 3] = given[..] else {
+            return Err(absent());
+        };
+        if !self.0.takes([first, second]) {
+            return Err(ort::Error::new(
+                "WinogradFilter: the weight does not fit its shape",
+            ));
+        }
+        let mut filter = context
+            .output(0, [self.0.len() as i64])?
+            .ok_or_else(absent)?;
+        let (_, filter) = filter.try_extract_tensor_mut::<f32>()?;
+        let panels = filter.chunks_mut(self.0.panel_len()).enumerate();
+        deal(context, panels, |(index, to)| {
+            self.0.pack(weight, [first, second], *index, to);
         })
     }
 }

@@ -7,12 +7,15 @@
 //!    those whose weights are inputs, for which it sees constants.
 //! 5. [`parameters`]: the weights take their places again.
 //! 6. [`nchwc`]: gradients of ReLUs and max pools become nodes that keep to that layout.
-//! 7. Sessions are opened of the encoded result without the optimiser, once per graph.
+//! 7. [`convolution`]: convolutions of 3 x 3 taps become nodes that compute them by Winograd's
+//!    algorithm, with the masks of ReLUs after them.
+//! 8. Sessions are opened of the encoded result without the optimiser, once per graph.
 //!
-//! [`operators`] names the nodes of steps 1, 2, 5 and 6. Their kernels are [`max_pool`] (NCHW),
-//! [`max_pool_nchwc`], [`relu`] (any layout), [`weight_gradient`], [`input_gradient`] and
-//! [`filter`]; [`mask`] is what two of them share.
+//! [`operators`] names the nodes of steps 1, 2, 5, 6 and 7. Their kernels are [`max_pool`] (NCHW),
+//! [`max_pool_nchwc`], [`relu`] (any layout), [`weight_gradient`], [`input_gradient`], [`filter`] and
+//! the crate `winograd`; [`mask`] is what two of them share.
 
+pub(super) mod convolution;
 pub(super) mod filter;
 pub(super) mod fuse;
 pub(super) mod input_gradient;

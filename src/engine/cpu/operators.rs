@@ -26,6 +26,14 @@ pub(crate) const NCHWC_CONV_INPUT_GRADIENT: &str = "NchwcConvInputGradient";
 /// [`super::filter::Filter`].
 pub(crate) const NCHWC_FILTER: &str = "NchwcFilter";
 
+/// `WinogradConv(x, filter, bias, sum, gate) -> y`: a convolution over NCHWc of 3 x 3 taps and stride
+/// 1 with `pads`, to `channels`. Where they are given, bias and sum are added; with `relu` negative
+/// numbers become 0; where there is a gate, y is 0 where it is not above 0.
+pub(crate) const WINOGRAD_CONV: &str = "WinogradConv";
+/// `WinogradFilter(w) -> filter`: a convolution's weight, transformed, with the outputs and inputs of
+/// `shape`; see [`winograd::Filter`].
+pub(crate) const WINOGRAD_FILTER: &str = "WinogradFilter";
+
 /// A node of a custom operator.
 pub(crate) fn node(op_type: &str, inputs: &[&str], outputs: Vec<String>) -> Node {
     let mut node = Node::new(op_type, inputs.iter().copied(), []);

@@ -131,6 +131,7 @@ fn real_settings() -> EngineSettings {
         library: None,
         providers: vec![Provider::Cpu],
         threads: 2,
+        convolution_error: 2e-5,
         queue_rows: 100,
         batch_rows: 4,
         batch_bytes: 1 << 20,

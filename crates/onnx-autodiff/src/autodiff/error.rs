@@ -161,20 +161,26 @@ fn counted(nodes: &[Unsupported]) -> String {
 /// Those of one op with one reason together, by the names of the first of them.
 fn grouped(nodes: &[Unsupported]) -> String {
     const SHOWN: usize = 3;
+    const GROUPS: usize = 8;
     let mut groups: IndexMap<(&str, i64, &str), Vec<&str>> = IndexMap::new();
     for node in nodes {
         let kind = (node.op_type.as_str(), node.opset, node.reason.as_str());
         groups.entry(kind).or_default().push(&node.node);
     }
-    let told = groups.into_iter().map(|((op_type, opset, reason), names)| {
-        let shown = names[..names.len().min(SHOWN)].join(", ");
-        let more = match names.len().saturating_sub(SHOWN) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        format!("{shown}{more} ({op_type}, opset {opset}): {reason}")
-    });
-    told.collect::<Vec<_>>().join("; ")
+    let left_out = groups.len().saturating_sub(GROUPS);
+    let told = groups
+        .into_iter()
+        .take(GROUPS)
+        .map(|((op_type, opset, reason), names)| {
+            let shown = names[..names.len().min(SHOWN)].join(", ");
+            let more = match names.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("{shown}{more} ({op_type}, opset {opset}): {reason}")
+        });
+    let rest = (left_out > 0).then(|| format!("and {left_out} reasons more"));
+    told.chain(rest).collect::<Vec<_>>().join("; ")
 }
 
 /// The first of many names.

@@ -716,6 +716,28 @@ fn an_unknown_op_is_named_and_run() {
 }
 
 #[test]
+fn nodes_of_one_op_with_one_reason_are_told_together() {
+    let nodes = vec![
+        node("Bernoulli", &["x"], "a"),
+        node("Bernoulli", &["a"], "b"),
+        node("MeanVarianceNormalization", &["b"], "c").with("axes", vec![0_i64, 1]),
+        node("Bernoulli", &["c"], "d"),
+        node("MatMul", &["d", "fc"], "out"),
+    ];
+    let told = Model::new(&[3], [("fc", random(&[3, 2]))], nodes).refusal();
+    let [all, drawn, mixed] = [
+        "4 node(s) cannot be derived: ",
+        "a and 2 more (Bernoulli, opset 18): ",
+        "c (MeanVarianceNormalization, opset 18): ",
+    ];
+    assert!(
+        told.starts_with(all) && told.contains(drawn) && told.contains(mixed),
+        "{told}"
+    );
+    assert_eq!(told.matches("Bernoulli").count(), 1, "{told}");
+}
+
+#[test]
 fn integers_that_stop_a_gradient_are_named() {
     let nodes = vec![
         node("Cast", &["x"], "whole").with("to", Element::Int32 as i64),
@@ -724,7 +746,7 @@ fn integers_that_stop_a_gradient_are_named() {
     ];
     let told = Model::new(&[3], [("fc", random(&[3, 2]))], nodes.clone()).refusal();
     assert!(
-        told.contains("whole (Cast, opset 18): no gradient passes it"),
+        told.contains("whole (Cast, opset 17): no gradient passes it"),
         "{told}"
     );
     let mut pixels = Model::new(&[3], [("fc", random(&[3, 2]))], nodes[1..].to_vec());
