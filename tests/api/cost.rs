@@ -17,21 +17,30 @@ async fn the_cost_is_that_of_the_answer_and_the_parameters_are_its_own() {
         told["max_interactive_evaluations"],
         settings_with(&[]).max_interactive_evaluations
     );
-    // A gradient; 7 points of the path, the input and the baseline.
+    // A gradient; 7 points of the path, the last of which is the input, and the baseline.
     let each: Vec<&Value> = told["methods"]
         .as_array()
         .unwrap()
         .iter()
         .map(|method| &method["evaluations"])
         .collect();
-    assert_eq!(each, [&json!(1), &json!(9)], "{told}");
+    assert_eq!(each, [&json!(1), &json!(8)], "{told}");
     assert_eq!(told["methods"][0]["picture"]["color_map"], "inferno");
     assert_eq!(told["methods"][1]["picture"]["color_map"], "rd_bu");
-    let query = "/compare?model=tiny&method=gradient&format=json&target=1";
-    let [answer] = &send(post(query, red())).await.each()[..] else {
-        panic!()
-    };
-    assert_eq!(answer["parameters"], told["methods"][0]["parameters"]);
+    for (place, query) in ["method=gradient", "method=integrated_gradients&n_steps=7"]
+        .iter()
+        .enumerate()
+    {
+        let uri = format!("/explain?model=tiny&format=json&target=1&{query}");
+        let mut answer = send(post(&uri, red())).await.only();
+        let one = &told["methods"][place];
+        assert_eq!(answer["evaluations"], one["evaluations"]);
+        answer["parameters"]
+            .as_object_mut()
+            .unwrap()
+            .remove("model");
+        assert_eq!(answer["parameters"], one["parameters"]);
+    }
 }
 
 #[tokio::test]

@@ -145,7 +145,6 @@ async fn a_prediction_that_methods_of_regions_need_too_is_counted_once() {
         ("feature_ablation", 2),
         ("kernel_shap", 3),
         ("shapley_sampling", 1 + 25),
-        ("lime", 999),
     ] {
         let uri = format!("/explain?model=numbers&head=logits&method={method}");
         let answer = send(post_json(&uri, &tensor)).await;

@@ -412,7 +412,7 @@ async fn refusals_are_told_where_clients_look() {
         (
             "/v2/models/tiny/infer",
             tensor(json!([1]), "BYTES", json!(["*"])),
-            400,
+            422,
             "base64",
         ),
     ] {

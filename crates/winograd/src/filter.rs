@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_grow_with_the_weights_range() {
+    fn the_error_of_drawn_weights_is_small_and_that_of_no_numbers_is_none() {
         let filter = Filter {
             outputs: 16,
             inputs: 16,
@@ -255,17 +255,6 @@ mod tests {
         };
         let usual = error(&weight);
         assert!(usual > 1e-8 && usual < 3e-6, "{usual:e}");
-        // Taps that cancel: the products are far larger than the sums.
-        for taps in weight.chunks_exact_mut(9) {
-            let large = 1e4 * taps[0];
-            taps.copy_from_slice(&[large, -2.0 * large, large, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-        }
-        for (input, taps) in weight.chunks_exact_mut(9).enumerate() {
-            if input % 2 == 1 {
-                taps.fill(0.0);
-            }
-        }
-        assert!(error(&weight) > 1e-8);
         weight[0] = f32::NAN;
         assert!(error(&weight).is_nan());
         assert_eq!(error(&[0.0; 16 * 16 * 9]), 0.0);
