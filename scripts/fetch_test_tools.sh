@@ -41,7 +41,7 @@ fi
 
 if ! [ -d "$axe" ]; then
   echo "fetching axe-core into $axe"
-  npm=$PWD/$environment/bin/npm
+  npm=$PWD/$tools/bin/npm
   (cd "$scratch" && PATH="$(dirname "$npm"):$PATH" "$npm" pack --silent axe-core@4.14.1 >/dev/null)
   sha256sum --check --quiet --strict - <<<"$axe_hash  $scratch/axe-core-4.14.1.tgz"
   mkdir "$scratch/axe"

@@ -152,6 +152,10 @@ async fn a_prediction_that_methods_of_regions_need_too_is_counted_once() {
         // Equal coalitions are evaluated once.
         assert!(evaluations(&answer.answer()) <= others + 1, "{method}");
     }
+    // A quarter of the coalitions of two regions show both: they are the input.
+    let uri = "/explain?model=numbers&head=logits&method=lime";
+    let lime = send(post_json(uri, &tensor)).await;
+    assert!((700..800).contains(&evaluations(&lime.only())));
     let uri = "/explain?model=numbers&head=logits&method=shapley_sampling&include=attribution,standard_error";
     let answer = send(post_json(uri, &tensor)).await.only();
     assert_eq!(answer["standard_error"]["shape"], json!([2]));

@@ -235,7 +235,7 @@ async fn v2_infers_scores_and_explanations_as_json_and_as_bytes() {
 #[tokio::test]
 async fn v2_takes_pixels_and_floats() {
     let name = input_name().await;
-    let pixels = vec![200, 30, 60];
+    let pixels = [200, 30, 60];
     let json_pixels = json!({ "name": name, "datatype": "UINT8", "shape": [1, 8, 8, 3], "data": pixels.repeat(64) });
     let as_picture = {
         let picture = image::RgbImage::from_fn(8, 8, |_, _| image::Rgb([200, 30, 60]));

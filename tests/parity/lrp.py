@@ -1,5 +1,5 @@
 """Writes tests/parity/lrp.safetensors: what zennit says about networks of tests/parity/torchvision/ by layer-wise relevance propagation, and LXT
-about those of tests/parity/transformers/.
+about those of tests/parity/families/.
 
     benches/peers/install.sh && benches/peers/.venv/bin/pip install zennit==0.5.1 lxt==2.1
     benches/peers/.venv/bin/python tests/parity/lrp.py
@@ -21,10 +21,10 @@ import sys
 import types
 import warnings
 
+import families
 import numpy as np
 import timm
 import torch
-import transformers
 from generate import FOLDER, INPUT_SCALE, distance, uniform
 from nets import NETS as BUILT
 from safetensors import safe_open
@@ -139,10 +139,10 @@ def attn_lrp(model, x, target):
 
 
 def look_at_attention(name):
-    with safe_open(transformers.FOLDER / f"{name}.safetensors", "np") as file:
+    with safe_open(families.FOLDER / f"{name}.safetensors", "np") as file:
         drawn, target = json.loads(file.metadata()["input"]), int(file.metadata()["target"])
     x = torch.from_numpy(drawn["scale"] * uniform(drawn["seed"], int(np.prod(drawn["shape"])))).reshape(1, *drawn["shape"])
-    model = transformers.build(name)
+    model = families.build(name)
     of = lambda x: attn_lrp(copy.deepcopy(model).to(x.dtype), x, target)
     reference = of(x.double())
     noise = [x.double() * (1 + ROUNDING * torch.randn(x.shape, dtype=torch.double)) for _ in range(3)]

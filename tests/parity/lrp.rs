@@ -104,8 +104,8 @@ fn attn_lrp_agrees_with_lxt() {
     let references = stored::read("lrp.safetensors");
     for (net, export) in TRANSFORMERS {
         let about: About = references.json(net);
-        let own = stored::read(&format!("transformers/{net}.safetensors"));
-        let path = stored::path(&format!("transformers/{net}.{export}.onnx"));
+        let own = stored::read(&format!("families/{net}.safetensors"));
+        let path = stored::path(&format!("families/{net}.{export}.onnx"));
         let source = read_model(&path).unwrap();
         let classes = own.floats("logits").unwrap().len();
         let mut seed = Tensor::zeros(IxDyn(&[2, classes]));

@@ -52,8 +52,8 @@ impl Sent<'_> {
     pub(super) fn inputs(&self, blobs: &mut Bytes) -> Result<Vec<Input>, ApiError> {
         let AtMost(shape) = &self.shape;
         match (self.data, self.parameters.binary_data_size) {
-            (Some(data), None) => self.from_json(shape, data.get().as_bytes()),
-            (None, Some(size)) if size <= blobs.len() => self.from_bytes(shape, blobs.split_to(size)),
+            (Some(data), None) => self.read_json(shape, data.get().as_bytes()),
+            (None, Some(size)) if size <= blobs.len() => self.read_bytes(shape, blobs.split_to(size)),
             (None, Some(size)) => Err(self.refuse(
                 format!("has binary_data_size {size}, and {} bytes follow", blobs.len()),
                 "as many bytes as follow the JSON",
@@ -65,7 +65,7 @@ impl Sent<'_> {
         }
     }
 
-    fn from_json(&self, shape: &[usize], data: &[u8]) -> Result<Vec<Input>, ApiError> {
+    fn read_json(&self, shape: &[usize], data: &[u8]) -> Result<Vec<Input>, ApiError> {
         if self.datatype == BYTES {
             let AtMost(texts) = read::<AtMost<String>>(data)?;
             self.check_count(shape, texts.len())?;
@@ -82,14 +82,14 @@ impl Sent<'_> {
                     "pixels",
                 ));
             }
-            return self.from_bytes(shape, pixels.into());
+            return self.read_bytes(shape, pixels.into());
         }
         let shape = shape.to_vec();
         let shaped = JsonTensor(ShapedData { shape, data });
         Ok(vec![shaped.input(&self.name)?])
     }
 
-    fn from_bytes(&self, shape: &[usize], bytes: Bytes) -> Result<Vec<Input>, ApiError> {
+    fn read_bytes(&self, shape: &[usize], bytes: Bytes) -> Result<Vec<Input>, ApiError> {
         if self.datatype == BYTES {
             let Some(images) = elements(bytes) else {
                 let allowed = "elements, each with its length before it as 4 bytes";
@@ -99,7 +99,7 @@ impl Sent<'_> {
             return Ok(images.into_iter().map(Input::of).collect());
         }
         let (_, descr, size) = self.layout()?;
-        if bytes.len() % size != 0 {
+        if !bytes.len().is_multiple_of(size) {
             let message = format!("has {} bytes, elements have {size}", bytes.len());
             return Err(self.refuse(message, AGREE));
         }
