@@ -47,7 +47,7 @@ function Details({ answer }) {
   const rows = [
     ["f(x)", answer.input_value], ["f(x′)", answer.baseline_value], ["Σ − (f(x) − f(x′))", answer.convergence_delta], ["error", answer.approximation_error],
   ].filter(([, value]) => value !== undefined && value !== null)
-  return html`<details class="about"><summary>Numbers</summary>
+  return html`<details class="about"><summary>Numbers${answer.warnings.length > 0 && html`<span class="warns"> · ${answer.warnings.length} warning${answer.warnings.length > 1 ? "s" : ""}</span>`}</summary>
     <dl class="pairs">${rows.map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${number(value)}</dd>`)}
       <dt>evaluations</dt><dd>${whole(answer.evaluations)}</dd><dt>time</dt><dd>${Math.round(answer.timing_ms.total)} ms</dd>
       ${answer.grid && html`<dt>read at</dt><dd>${answer.grid.of.join(", ")}, ${answer.grid.height} × ${answer.grid.width}</dd>`}</dl>

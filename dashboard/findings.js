@@ -3,12 +3,13 @@ import { html, number, useAsked } from "./ui.js"
 import * as api from "./api.js"
 import { Lines } from "./charts.js"
 
-const points = (curve) => curve.map((value, at) => [curve.length > 1 ? at / (curve.length - 1) : 0, value])
+// Counted from 0 where the axis says a number, else shares of all.
+const points = (curve, axis) => curve.map((value, at) => [axis.startsWith("number") ? at : at / Math.max(curve.length - 1, 1), value])
 
 function Metric({ metric, axes }) {
   const curves = metric.rows.filter(({ mean_curve }) => mean_curve?.length)
   return html`<section class="finding"><h4>${metric.title} <span class="hint">${metric.better === "neither" ? "" : `${metric.better} is better`}</span></h4>
-    ${curves.length > 0 && html`<${Lines} title=${`${metric.title}: mean curve`} x=${axes?.x ?? "share"} y=${axes?.y ?? "score"} series=${curves.map(({ title, mean_curve, band }) => ({ title, points: points(mean_curve), band }))} />`}
+    ${curves.length > 0 && html`<${Lines} title=${`${metric.title}: mean curve`} x=${axes?.x ?? "share"} y=${axes?.y ?? "score"} series=${curves.map(({ title, mean_curve, band }) => ({ title, points: points(mean_curve, axes?.x ?? "share"), band }))} />`}
     <table class="numbers"><thead><tr><th scope="col">Method</th><th scope="col">value</th><th scope="col">95 %</th></tr></thead>
       <tbody>${metric.rows.map(({ title, value, interval }) => html`<tr key=${title}><th scope="row">${title}</th><td>${number(value)}</td><td>${interval && interval[0] !== interval[1] ? `${number(interval[0])} to ${number(interval[1])}` : "–"}</td></tr>`)}</tbody></table>
   </section>`

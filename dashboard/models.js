@@ -47,7 +47,7 @@ function Upload({ onDone, initial = "" }) {
   const file = (part, label, accept, hint, more) => html`<${Field} label=${label} hint=${hint}><input type="file" accept=${accept} ...${more} onChange=${choose(part)} /></${Field}>`
   return html`<form class="upload" onSubmit=${send}>
     <div class="fields">
-      <${Field} label="Name" hint="that of an uploaded model makes its next version"><input required pattern="[A-Za-z0-9_\\-][A-Za-z0-9._\\-]*" maxlength="64" value=${id} onInput=${(event) => setId(event.target.value)} /></${Field}>
+      <${Field} label="Name" hint="that of an uploaded model makes its next version"><input required pattern="[A-Za-z0-9_\\-][A-Za-z0-9._\\-]*" title="letters, digits, dots, hyphens and underscores" maxlength="64" value=${id} onInput=${(event) => setId(event.target.value)} /></${Field}>
       ${file("model", "ONNX file", ".onnx", "", { required: true })}
       ${file("labels", "Labels", ".txt,text/plain", "one class a line")}
       ${file("data", "External data", "", "the files beside the ONNX file, where it has any", { multiple: true })}
@@ -85,7 +85,7 @@ function Versions({ model, models, onChange }) {
     onChange()
   })
   // The version becomes a model of its own, which can be explained at the same time.
-  const beside = (version) => work(`Copying version ${version} into a model of its own…`, async () => {
+  const beside = (version) => confirm(`This uploads version ${version} again, as a model of its own called ${model.id}.v${version}. It stays until somebody deletes it.`) && work(`Copying version ${version} into a model of its own…`, async () => {
     const tar = await (await api.send(`models/${encodeURIComponent(model.id)}/archive`, { query: { version } })).arrayBuffer()
     const form = new FormData()
     for (const [path, bytes] of untar(tar)) {

@@ -354,6 +354,11 @@ pub fn hash(mut file: &fs::File) -> io::Result<String> {
     }
 }
 
+/// Whether a file keeps this name in the store, where some characters are written in other ways.
+pub fn keeps(name: &str) -> bool {
+    object_store::path::Path::from(name).as_ref() == name
+}
+
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     VERSION,
+    faults::{Fault, Faults},
     methods::{
         EndedBy, Prediction, Refinement, Segments, Went, attention::attention_of, layers::layer_of,
         parameters::Parameters,
@@ -683,6 +684,14 @@ pub fn stack(answered: &Answered<Explanation>) -> Result<Tensor, AppError> {
     let scores = answered.answers.iter().map(Explanation::array);
     let scores = scores.collect::<Result<Vec<_>, _>>()?;
     let views: Vec<_> = scores.iter().map(|scores| scores.view()).collect();
+    let is_of_one_size = views
+        .windows(2)
+        .all(|pair| pair[0].shape() == pair[1].shape());
+    if !is_of_one_size {
+        let message = "maps of several sizes make no array";
+        let allowed = ["inputs of one size", "POST /explain with format=json"];
+        return Err(Faults::from(Fault::new("input_size", message, allowed)).into());
+    }
     ndarray::stack(Axis(0), &views).map_err(|error| AppError::Encode {
         reason: error.to_string(),
     })

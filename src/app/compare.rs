@@ -210,6 +210,10 @@ impl App {
                         segments: files.segments && parameters.needs_segments(),
                         reference: files.reference,
                     };
+                    faults.extend(self.setting_fault(&parameters).map(|fault| Fault {
+                        param: format!("methods[{place}].{}", fault.param),
+                        ..fault
+                    }));
                     faults.append(file_faults(&parameters, attached), |fault| fault);
                     match options.heatmap(look(parameters.method)) {
                         Ok(heatmap) => ways.push(Way {

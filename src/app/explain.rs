@@ -11,6 +11,7 @@ use tracing::Span;
 use super::{
     App, AppError,
     error::{locate, whole_cost},
+    format::Format,
     input::{Input, Inputs, Item, One, Prepared},
     metrics::{MetricValues, of_map},
     options::{Channels, Include, Options},
@@ -327,6 +328,13 @@ fn check_inputs(plan: &Plan, inputs: &[Item]) -> Result<(), AppError> {
     if answers > 1 && plan.options.file_type().is_some() {
         let message = "a picture shows one answer, and this request has several";
         faults.push(Fault::new("format", message, ["json", "npy"]));
+    }
+    let are_of_one_size = inputs
+        .windows(2)
+        .all(|pair| Arc::ptr_eq(&pair[0].model, &pair[1].model));
+    if matches!(plan.options.format, Format::Npy | Format::Bundle) && !are_of_one_size {
+        let message = "maps of several sizes make no array";
+        faults.push(Fault::new("format", message, ["json"]));
     }
     faults.extend(undrawable(&plan.options, inputs));
     if let Some(targets) = &plan.targets

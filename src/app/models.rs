@@ -10,6 +10,7 @@ use super::{App, AppError};
 use crate::{
     dataset::{Arrival, ID_FORM, is_id},
     faults::{Fault, Faults},
+    files,
     model::{
         Model,
         registry::Origin,
@@ -49,8 +50,7 @@ const OWN: [&str; 6] = [
 
 /// The longest name of a file of external data, in bytes.
 const LONGEST_NAME: usize = 200;
-const NAME_FORM: &str =
-    "the plain name by which the model refers to it: no folder, no leading dot, at most 200 bytes";
+const NAME_FORM: &str = "the plain name by which the model refers to it, of letters, digits, spaces, `.`, `_` and `-`: no folder, no leading dot, at most 200 bytes";
 
 impl ModelPart {
     /// Refuses a name of external data that is none, or that another file of the folder has.
@@ -61,7 +61,8 @@ impl ModelPart {
         let is_plain = !name.is_empty()
             && name.len() <= LONGEST_NAME
             && !name.starts_with('.')
-            && !name.contains(['/', '\\', '\0', ':']);
+            && !name.contains(['/', '\\', '\0', ':'])
+            && files::keeps(name);
         let message = match (is_plain, OWN.contains(&name.as_str())) {
             (false, _) => format!("{} is no name of a file", excerpt(name)),
             (true, true) => format!("{name} is the name of another file of a model's folder"),
@@ -110,9 +111,19 @@ impl App {
             received.push((part, arrival.finish().await?));
         }
         let (app, place) = (self.clone(), folder.clone());
+        let has_patterns = received
+            .iter()
+            .any(|(part, _)| matches!(part, ModelPart::Patterns));
         let check = move || {
             let rooms = settle(&place, received)?;
             let model = app.parts.uploaded.check(&place)?;
+            if has_patterns && model.patterns.is_none() {
+                let message =
+                    "are none of this model: the file cannot be read, or holds those of another";
+                let allowed =
+                    ["patterns.safetensors, as explaind fit-patterns writes it for this ONNX file"];
+                return Err(Faults::from(Fault::new("patterns", message, allowed)).into());
+            }
             Ok::<_, AppError>((model, sizes(&place)?, rooms))
         };
         // Takes seconds, in which the pool's places belong to requests.

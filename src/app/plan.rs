@@ -14,7 +14,7 @@ use crate::{
     driver,
     faults::{Fault, Faults, Reader},
     methods::{
-        parameters::{Need, Parameters},
+        parameters::{Need, Parameters, lrp::attn_lrp_fault},
         regions::{RegionParameters, SegmentSource},
         target::{self, Target},
     },
@@ -123,6 +123,7 @@ impl App {
             }
         };
         if let Some(parameters) = &parameters {
+            faults.extend(self.setting_fault(parameters));
             faults.append(file_faults(parameters, context.files), |fault| fault);
             faults.extend(include_fault(&options, &model, [parameters]));
             faults.extend(channels_fault(&options, &model));
@@ -160,6 +161,11 @@ impl App {
             heatmap,
             asked,
         })
+    }
+
+    /// What the settings do not allow.
+    pub(super) fn setting_fault(&self, parameters: &Parameters) -> Option<Fault> {
+        attn_lrp_fault(parameters).filter(|_| !self.settings().attn_lrp)
     }
 
     /// Resolves `model` and `top_k`.

@@ -57,6 +57,19 @@ impl Rerun {
         let runtime = tokio::runtime::Runtime::new()?;
         let made = runtime.block_on(rerun(&app, &bundle))?;
         let mut differing = 0;
+        let told_hash = &bundle.manifest.model.sha256;
+        if let Some(model) = app.models().iter().next()
+            && model.hash != *told_hash
+        {
+            say(format_args!(
+                "model: {} here, {told_hash} in the bundle",
+                model.hash
+            ))?;
+            differing += 1;
+        }
+        if bundle.results().next().is_none() {
+            bail!("the manifest names no result to compare with");
+        }
         for (name, kept) in bundle.results() {
             let made = made.iter().find(|(made, _)| made == name);
             let difference = match made {

@@ -645,6 +645,10 @@ pub fn auto(facts: &Facts<'_>) -> (Option<&'static Method>, String) {
 /// A method whose rule set the model does not support, as it is asked for. Takes up to seconds, as
 /// [`obstacle`].
 pub fn undefined(parameters: &Parameters, facts: &Facts<'_>) -> Option<Fault> {
+    // What it is not defined at is told when its graph is derived.
+    if lrp::is_attn_lrp(parameters) {
+        return None;
+    }
     let reason = facts.rule_sets.fault(facts.graph, parameters.rule_set?)?;
     let message = format!(
         "{} does not apply to model {}: {reason}",

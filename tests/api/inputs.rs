@@ -346,6 +346,16 @@ async fn an_image_keeps_its_size_where_the_graph_leaves_it_open() {
     assert_eq!(values(&each[1]), values(&alone));
     let parameters = &each[1]["parameters"];
     assert_eq!(parameters["input_size"], "image");
+    // An array holds maps of one size.
+    let both = [("image", &files[0][..]), ("image", &files[1])];
+    for format in ["npy", "bundle"] {
+        let uri = format!("/explain?model=own&method=gradient&format={format}");
+        let mixed = send_to(&service.router, multipart(&uri, &both)).await;
+        assert_eq!(mixed.refused(), ["format"], "{format}");
+    }
+    let uri = "/explanations/own?method=gradient";
+    let mixed = send_to(&service.router, multipart(uri, &both)).await;
+    assert_eq!(mixed.status, 422, "{}", mixed.text());
     // The picture has the size of the upload, and so has each cell of a comparison.
     let uri = "/explain?model=own&method=grad_cam&caption=false&legend=false";
     let picture = send_to(&service.router, post(uri, photo(64, 40)))

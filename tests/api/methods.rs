@@ -110,6 +110,9 @@ async fn attn_lrp_is_off_unless_a_setting_allows_it() {
     let refused = send(post_json(uri, &tensor)).await;
     assert_eq!(refused.refused(), ["composite"]);
     assert!(refused.text().contains("patented"), "{}", refused.text());
+    let priced = json!({ "model": "shares", "methods": [{ "id": "lrp", "composite": "attn_lrp", "target": 0 }] });
+    let refused = send(post_json("/cost", &priced)).await;
+    assert_eq!(refused.refused(), ["methods[0].composite"]);
     let service = open(&[("attn_lrp", "true")]);
     let answer = send_to(&service.router, post_json(uri, &tensor))
         .await

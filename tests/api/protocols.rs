@@ -423,6 +423,7 @@ async fn refusals_are_told_where_clients_look() {
         );
     }
     for body in [
+        json!({ "inputs": [{ "name": name, "datatype": "BYTES", "shape": [1], "data": [photo()] }], "outputs": [{ "name": "scores" }, { "name": "scores" }] }),
         json!({ "inputs": [], "outputs": [{ "name": "x" }] }),
         json!({ "inputs": [{ "name": name, "datatype": "BYTES", "shape": [1], "parameters": { "binary_data_size": 9 } }] }),
     ] {

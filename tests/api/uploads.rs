@@ -363,6 +363,17 @@ async fn external_data_comes_in_files_of_its_own() {
     .await;
     assert_eq!(alone.problem(), (422, "unusable_model".to_owned()));
     assert!(alone.text().contains("w.bin"), "{}", alone.text());
+    // A name that the store of files would write in another way, and patterns that are none.
+    for (part, name) in [("data", "w#1.bin"), ("data", "w%2Fq"), ("patterns", "p")] {
+        let parts = [
+            ("data", "w.bin", &data[..]),
+            (part, name, &b"\xff\xff"[..]),
+            ("model", "m", &model),
+            manifest,
+        ];
+        let answer = upload(&fixture.router, "large", &parts).await;
+        assert_eq!(answer.refused(), [part], "{name}");
+    }
     let parts = [
         ("data", "w.bin", &data[..]),
         ("model", "m", &model),

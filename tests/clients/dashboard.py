@@ -24,6 +24,7 @@ requests = []
 def open_page(browser, start, **options):
     """A page whose faults and requests are kept."""
     page = browser.new_page(viewport={"width": 1400, "height": 900}, **options)
+    page.on("dialog", lambda dialog: dialog.accept())
     page.set_default_timeout(60_000)
     expect.set_options(timeout=60_000)
     page.faults = []

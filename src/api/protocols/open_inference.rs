@@ -23,7 +23,7 @@ use crate::{
         body::{OCTET_STREAM, Received, Settled},
         catalogue::Id,
         codes::ApiError,
-        contents::{Contents, MAX_IMAGES, Named, too_many},
+        contents::{Contents, MAX_IMAGES, Named, too_many, twice},
         document::{Binary, InferRequest, ProtocolProblems},
         health,
         json_body::{AtMost, read, utf8},
@@ -379,6 +379,9 @@ fn parse(
             let mut outputs = Vec::new();
             for RequestedOutput { name, parameters } in requested {
                 match OUTPUTS.into_iter().find(|known| *known == name) {
+                    Some(known) if outputs.iter().any(|(other, _)| *other == known) => {
+                        faults.push(twice(known, "in the outputs"));
+                    }
                     Some(known) => {
                         outputs.push((known, parameters.binary_data.unwrap_or(is_binary)))
                     }

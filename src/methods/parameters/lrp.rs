@@ -164,14 +164,17 @@ pub fn rules(parameters: &Parameters) -> spec::Lrp {
     }
 }
 
+/// Whether the composite is asked for that has rules where the others have none.
+pub fn is_attn_lrp(parameters: &Parameters) -> bool {
+    parameters.rule_set == Some(RuleSetId::Lrp) && own(parameters).composite == Composite::AttnLrp
+}
+
 /// Why AttnLRP cannot be had of this server; none where it is not asked for.
 pub fn attn_lrp_fault(parameters: &Parameters) -> Option<Fault> {
-    let is_asked = parameters.rule_set == Some(RuleSetId::Lrp)
-        && own(parameters).composite == Composite::AttnLrp;
     let others = Composite::ALL
         .into_iter()
         .filter(|other| *other != Composite::AttnLrp);
-    is_asked.then(|| {
+    is_attn_lrp(parameters).then(|| {
         Fault::new(
             "composite",
             "attn_lrp is off here, for its authors call it patented and free for personal and scientific purposes alone: the setting attn_lrp \
