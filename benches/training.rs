@@ -1,5 +1,6 @@
-//! What the gradient of all parameters costs in forward passes of the same engine, and beside one
-//! with the weights as inputs: medians of alternated calls in wall-clock and processor time.
+//! What the gradient of all parameters costs in forward passes of the same engine, in those by ONNX
+//! Runtime's own convolutions, and beside one with the weights as inputs: medians of alternated calls
+//! in wall-clock and processor time.
 //! `cargo bench --bench training -- [--batch N] [--convolution-error E] MODEL_FOLDER …`; without
 //! folders, the bundled SqueezeNet. `benches/peers/training.py` runs it beside PyTorch.
 
@@ -62,25 +63,33 @@ async fn main() -> anyhow::Result<()> {
     if folders.is_empty() {
         folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1"));
     }
-    let engine = Engine::start(&EngineSettings {
-        library: None,
-        providers: vec![Provider::Cpu],
-        threads: 0,
-        convolution_error,
-        queue_rows: batch,
-        batch_rows: 4,
-        batch_bytes: 8 << 30,
-        session_bytes: 8 << 30,
-    })?;
+    let start = |convolution_error| {
+        Engine::start(&EngineSettings {
+            library: None,
+            providers: vec![Provider::Cpu],
+            threads: 0,
+            convolution_error,
+            queue_rows: batch,
+            batch_rows: 4,
+            batch_bytes: 8 << 30,
+            session_bytes: 8 << 30,
+        })
+    };
+    let (engine, stock) = (start(convolution_error)?, start(0.0)?);
     for folder in folders {
-        compare(&engine, &folder, batch)
+        compare(&engine, &stock, &folder, batch)
             .await
             .with_context(|| folder.display().to_string())?;
     }
     Ok(())
 }
 
-async fn compare(engine: &Engine, folder: &Path, batch: usize) -> anyhow::Result<()> {
+async fn compare(
+    engine: &Engine,
+    stock: &Engine,
+    folder: &Path,
+    batch: usize,
+) -> anyhow::Result<()> {
     let id = folder
         .file_name()
         .and_then(|name| name.to_str())
@@ -134,23 +143,25 @@ async fn compare(engine: &Engine, folder: &Path, batch: usize) -> anyhow::Result
 
     let spec = DeriveSpec::of(vec![]);
     let caller = caller();
-    let mut times = [vec![], vec![], vec![]];
+    let mut times = [vec![], vec![], vec![], vec![]];
     for _ in 0..=REPEATS {
-        let start = now();
-        engine
-            .evaluate(&model, &spec, points.clone(), &caller)
-            .await?;
-        times[0].push(since(start));
+        for (index, engine) in [(0, engine), (3, stock)] {
+            let start = now();
+            engine
+                .evaluate(&model, &spec, points.clone(), &caller)
+                .await?;
+            times[index].push(since(start));
+        }
         for (index, graph, inputs) in [(1, &forward, &forward_inputs), (2, &step, &step_inputs)] {
             let start = now();
             engine.run_whole(graph, inputs.clone(), &caller).await?;
             times[index].push(since(start));
         }
     }
-    let [constant, given, step] = times.map(medians);
+    let [constant, given, step, stock] = times.map(medians);
     println!(
         "{id}, {batch} images: forward {:.0} ms, with weights as inputs {:.0} ms, training step {:.0} ms: {:.2} forward passes;\n  \
-         of the processor {:.0}, {:.0} and {:.0} ms: {:.2}; peak memory {} MiB",
+         of the processor {:.0}, {:.0} and {:.0} ms: {:.2}; forward by ONNX Runtime's convolutions {:.0} ms: {:.2}; peak memory {} MiB",
         constant[0],
         given[0],
         step[0],
@@ -159,6 +170,8 @@ async fn compare(engine: &Engine, folder: &Path, batch: usize) -> anyhow::Result
         given[1],
         step[1],
         step[1] / constant[1],
+        stock[0],
+        step[0] / stock[0],
         peak_mib()?
     );
     Ok(())

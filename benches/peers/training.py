@@ -78,8 +78,9 @@ def pytorch(name, batch):
 def explaind(name, batch):
     command = ["cargo", "bench", "--quiet", "--locked", "--bench", "training", "--", "--batch", str(batch), FOLDER / name]
     output = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
-    forward, given, step, _, forward_cpu, given_cpu, step_cpu, _, memory = map(float, re.findall(r"[\d.]+", output.split("images:")[1]))
-    return {"forward": [forward, forward_cpu], "given": [given, given_cpu], "step": [step, step_cpu], "memory": memory}
+    numbers = map(float, re.findall(r"[\d.]+", output.split("images:")[1]))
+    forward, given, step, _, forward_cpu, given_cpu, step_cpu, _, stock, _, memory = numbers
+    return {"forward": [forward, forward_cpu], "given": [given, given_cpu], "step": [step, step_cpu], "stock": stock, "memory": memory}
 
 
 def peer(name, batch):
@@ -105,9 +106,10 @@ def main():
         for what, at in (("ms", 0), ("ms of the processor", 1)):
             print(
                 f"{name}, {arguments.batch} images, {what}: explaind forward {ours['forward'][at]:.0f}, with weights as inputs"
-                f" {ours['given'][at]:.0f}, step {ours['step'][at]:.0f}: {ours['step'][at] / ours['forward'][at]:.2f} forward passes (goal {GOAL});"
+                f" {ours['given'][at]:.0f}, step {ours['step'][at]:.0f}: {ours['step'][at] / ours['forward'][at]:.2f} forward passes;"
                 f" PyTorch forward {theirs['forward'][at]:.0f}, step {theirs['step'][at]:.0f}: {theirs['step'][at] / ours['step'][at]:.2f} x explaind's"
             )
+        print(f"  forward by ONNX Runtime's convolutions {ours['stock']:.0f} ms: the step is {ours['step'][0] / ours['stock']:.2f} of it (goal {GOAL})")
         print(f"  peak memory: explaind {ours['memory']:.0f} MiB, all three graphs open; PyTorch {theirs['memory']:.0f} MiB")
 
 
