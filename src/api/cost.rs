@@ -1,4 +1,5 @@
-//! POST /cost: what a request to explain would cost, and every parameter that it would have, without an input.
+//! POST /cost: what a request to explain would cost, and every parameter that it would have, without
+//! an input.
 
 use axum::{
     Json,

@@ -1,5 +1,5 @@
-//! The page at `/`: the files of `dashboard/` and pictures to try it with, from the binary. Debug builds read them from disk, so that a change
-//! shows when the page is loaded again.
+//! The page at `/`: the files of `dashboard/` and pictures to try it with, from the binary. Debug
+//! builds read them from disk, so that a change shows when the page is loaded again.
 
 use std::borrow::Cow;
 

@@ -203,12 +203,12 @@ fn offer(value: &Value) -> Result<Offer, String> {
         Value::Number(_) => {
             let mut numbers = Vec::new();
             nested(value, &mut Vec::new(), 0, &mut numbers)?;
-            Ok(Offer::Fill(exact(numbers)))
+            Ok(Offer::Fill(exact(numbers)?))
         }
         Value::Array(_) => {
             let (mut shape, mut numbers) = (Vec::new(), Vec::new());
             nested(value, &mut shape, 0, &mut numbers)?;
-            Ok(Offer::Shaped(shape, exact(numbers)))
+            Ok(Offer::Shaped(shape, exact(numbers)?))
         }
         Value::Object(fields) => of_object(fields),
         Value::String(text) => {
@@ -251,7 +251,7 @@ fn of_object(fields: &Map<String, Value>) -> Result<Offer, String> {
             numbers.len()
         ));
     }
-    Ok(Offer::Shaped(shape, exact(numbers)))
+    Ok(Offer::Shaped(shape, exact(numbers)?))
 }
 
 /// Reads lists of equal lengths; `shape` is that of the lists from `depth` on that were read.
@@ -286,16 +286,20 @@ fn nested(
     }
 }
 
-/// As integers, where all are.
-fn exact(numbers: Vec<serde_json::Number>) -> Numbers {
-    let whole = numbers.iter().map(serde_json::Number::as_i64);
-    match whole.collect::<Option<Vec<_>>>() {
-        Some(whole) => Numbers::Integers(whole),
-        None => {
-            let floats = numbers.iter().filter_map(serde_json::Number::as_f64);
-            Numbers::Floats(floats.collect())
-        }
+/// As integers, where all are; else none may be rounded.
+fn exact(numbers: Vec<serde_json::Number>) -> Result<Numbers, String> {
+    let whole: Vec<Option<i64>> = numbers.iter().map(serde_json::Number::as_i64).collect();
+    if let Some(whole) = whole.iter().copied().collect::<Option<Vec<_>>>() {
+        return Ok(Numbers::Integers(whole));
     }
+    let mut whole = whole.into_iter().flatten();
+    if let Some(rounded) = whole.find(|value| i128::from(*value) != *value as f64 as i128) {
+        return Err(format!(
+            "{rounded} stands beside numbers that are no int64, and no float64 holds it"
+        ));
+    }
+    let floats = numbers.iter().filter_map(serde_json::Number::as_f64);
+    Ok(Numbers::Floats(floats.collect()))
 }
 
 /// What a request says to get this model, as answers state it: posted again it gives the model

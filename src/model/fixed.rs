@@ -312,9 +312,11 @@ fn held(element: Element, shape: &[usize], numbers: &Numbers) -> Result<Literal,
     };
     let literal = Literal::from_f64s(element, shape, &values);
     let back = literal.to_f64s();
+    // The largest int64 is rounded to 2^63, as which 2^63 itself comes back.
+    let is_beyond = |number: f64| element == Element::Int64 && number >= 2_f64.powi(63);
     let is_held = |(number, held): &(&f64, &f64)| match element.is_float() {
         true => held.is_finite(),
-        false => number == held,
+        false => number == held && !is_beyond(**number),
     };
     match values.iter().zip(&back).find(|pair| !is_held(pair)) {
         Some((number, _)) => refuse(number),

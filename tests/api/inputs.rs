@@ -226,6 +226,8 @@ async fn integers_are_sent_whole() {
     for (value, part) in [
         (json!(1.5), "int64, has no 1.5"),
         (json!(1e30), "int64, has no 1"),
+        (json!(9_223_372_036_854_775_808_u64), "int64, has no 9"),
+        (json!([large, 1.0]), "no float64 holds it"),
     ] {
         let body = with(&x, "inputs", json!({ "id": value }));
         let reply = ask(&service, "/predict?model=hits", &body).await;

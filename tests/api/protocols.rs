@@ -430,6 +430,17 @@ async fn refusals_are_told_where_clients_look() {
         let (status, _) = told(&send(post_json("/v2/models/tiny/infer", &body)).await);
         assert_eq!(status, 422, "{body}");
     }
+    let image = json!({ "name": name, "datatype": "BYTES", "shape": [1], "data": [photo()] });
+    let texts = json!({ "inputs": [image], "parameters": { "binary_data_output": "true" } });
+    let (status, told_of) = told(&send(post_json("/v2/models/tiny/infer", &texts)).await);
+    assert!(
+        status == 422 && told_of.contains("binary_data_output"),
+        "{told_of}"
+    );
+    let json = json!({ "inputs": [image] }).to_string();
+    let body = [json.as_bytes(), b"left over"].concat();
+    let (status, told_of) = told(&send(with_json_of(json.len(), body)).await);
+    assert!(status == 422 && told_of.contains("9 bytes"), "{told_of}");
     for length in ["many", "999"] {
         let request = with(post("/v2/models/tiny/infer", "{}"), JSON_LENGTH, length);
         assert!([400, 422].contains(&told(&send(request).await).0));

@@ -37,7 +37,7 @@ use crate::{
         plan::{Plan, PredictPlan, RequestContext},
     },
     faults::{Fault, Faults},
-    text::{cut, excerpt},
+    text::{cut, excerpt, shown},
 };
 
 /// Bytes of the JSON, where more follows it.
@@ -48,9 +48,12 @@ const ATTRIBUTION: &str = "attribution";
 const TARGET: &str = "target";
 const OUTPUTS: [&str; 3] = [SCORES, ATTRIBUTION, TARGET];
 
+/// Whether outputs that do not say it are bytes behind the JSON.
+const BINARY_OUTPUT: &str = "binary_data_output";
+
 /// Parameters of the protocol and of Triton, which no explanation has.
 const OF_THE_PROTOCOL: [&str; 6] = [
-    "binary_data_output",
+    BINARY_OUTPUT,
     "sequence_id",
     "sequence_start",
     "sequence_end",
@@ -356,9 +359,17 @@ fn parse(
         outputs,
     } = read(&text)?;
     let mut parameters = parameters.unwrap_or_default().finish("in the parameters")?;
-    let is_binary = parameters.get("binary_data_output") == Some(&Value::Bool(true));
-    parameters.retain(|name, _| !OF_THE_PROTOCOL.contains(&name.as_str()));
     let mut faults = Faults::default();
+    let is_binary = match parameters.get(BINARY_OUTPUT) {
+        None => false,
+        Some(Value::Bool(is_binary)) => *is_binary,
+        Some(other) => {
+            let message = format!("{} is neither true nor false", shown(other));
+            faults.push(Fault::new(BINARY_OUTPUT, message, ["true", "false"]));
+            false
+        }
+    };
+    parameters.retain(|name, _| !OF_THE_PROTOCOL.contains(&name.as_str()));
     let mut inputs = Vec::new();
     for tensor in &sent {
         if tensor.name == input {
@@ -367,6 +378,14 @@ fn parse(
             let message = format!("{} is no input that can be sent", excerpt(&tensor.name));
             faults.push(Fault::new("inputs", message, [input]));
         }
+    }
+    if !blobs.is_empty() && faults.is_empty() {
+        let message = format!(
+            "leave {} bytes behind the JSON that no tensor has",
+            blobs.len()
+        );
+        let allowed = ["binary_data_size of each tensor, together all bytes behind the JSON"];
+        faults.push(Fault::new("inputs", message, allowed));
     }
     if inputs.is_empty() && faults.is_empty() {
         faults.push(Fault::new("inputs", "is empty", [input]));

@@ -20,7 +20,7 @@ pub(super) fn exits(
     attention: &Attention,
     tokens: impl Fn(&str) -> Option<usize>,
 ) -> Result<Vec<Exit>, String> {
-    let needed = ancestors(nodes, head);
+    let needed = behind(nodes, head);
     let place = |value: &str| {
         let makes = |node: &Node| node.outputs.iter().any(|output| output == value);
         nodes.iter().position(makes).unwrap_or(nodes.len())
@@ -75,9 +75,9 @@ pub(super) fn exits(
     exits.collect()
 }
 
-/// The values that `head` is made of.
-fn ancestors<'a>(nodes: &'a [Node], head: &'a str) -> HashSet<&'a str> {
-    let mut found = HashSet::from([head]);
+/// What a value is made of.
+pub(super) fn behind<'a>(nodes: &'a [Node], value: &'a str) -> HashSet<&'a str> {
+    let mut found = HashSet::from([value]);
     for node in nodes.iter().rev() {
         if node
             .outputs
@@ -192,7 +192,7 @@ fn head_behind(
     let shape: Vec<Dim> = emit.shape(&exit.last)?;
     let mean = emit.reduce_mean(&exit.tokens, &[exit.axis])?;
     let mut renamed = HashMap::from([(exit.last.clone(), emit.expand(&mean, &shape)?)]);
-    let needed = ancestors(nodes, head);
+    let needed = behind(nodes, head);
     for at in between(nodes, &exit.last, &needed) {
         let mut node = nodes[at].clone();
         node.name = emit.fresh(&format!("exit/{}", node.name));

@@ -195,28 +195,14 @@ fn default(
         .filter(|layer| counts(layer) && width(layer) == width(last))
         .rev();
     let found = softmaxes.last().and_then(|weights| {
-        let [scores, values] = [weights.name(), weights.values].map(|value| behind(nodes, value));
+        let [scores, values] =
+            [weights.name(), weights.values].map(|value| exits::behind(nodes, value));
         wide.clone().find(|layer| {
             scores.contains(layer.name.as_str()) && values.contains(layer.name.as_str())
         })
     });
     let chosen = found.or_else(|| wide.next()).unwrap_or(last);
     Some(chosen.name.clone())
-}
-
-/// What a value is made of.
-fn behind<'a>(nodes: &'a [Node], value: &'a str) -> HashSet<&'a str> {
-    let mut found = HashSet::from([value]);
-    for node in nodes.iter().rev() {
-        if node
-            .outputs
-            .iter()
-            .any(|output| found.contains(output.as_str()))
-        {
-            found.extend(node.inputs.iter().map(String::as_str));
-        }
-    }
-    found
 }
 
 fn attention(
